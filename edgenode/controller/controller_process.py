@@ -196,7 +196,11 @@ class Controller:
             Service("controller", cluster, "controller", (), port, PROTOCOL),
             self.cluster.state.leadership,
         )
-        await found.announce(ours, lambda other: rival.answers(other, cluster, leadership, self._security))
+        is_new = self._enrolment is not None and self._enrolment.is_new
+        await found.announce(
+            ours,
+            lambda other, here: rival.answers(other, cluster, leadership, self._security, unproven=here or is_new),
+        )
         log.info(
             "controller ready",
             cluster=cluster,

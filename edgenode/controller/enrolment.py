@@ -43,6 +43,7 @@ class Enrolment:
     Attributes:
         security: the credentials of the controller's servers and channels.
         signer: signs the controller's records and greetings.
+        is_new: this start has made the authority.
         operator: the operator on this machine, and the id of its key.
         admits: returns whether a key is valid for a subject.
 
@@ -51,6 +52,7 @@ class Enrolment:
     """
 
     def __init__(self, state_dir: Path, cluster: str) -> None:
+        self.is_new = not (state_dir / "authority").exists()
         self._authority = Authority(state_dir / "authority", cluster)
         self._operator_file = state_dir / OPERATOR
         operator = self._authority.keep(self._operator_file, LOCAL_OPERATOR)

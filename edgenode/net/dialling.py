@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
 from itertools import count
 
 from edgenode.errors import TransportError
 from edgenode.net.reasons import unreachable
-from edgenode.net.rpc import channel
+from edgenode.net.rpc import accepts
 from edgenode.net.tls import Security
 from edgenode.security.subject import CONTROLLER
 
@@ -77,20 +76,12 @@ class _Search:
         """Dial one address after the other, without end."""
         while True:
             failures, _, target = await self._next.get()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_FIRST_DIAL_S * 2**failures, _LONGEST_DIAL_S)):
-                    await self._dial(target)
+            dial_s = min(_FIRST_DIAL_S * 2**failures, _LONGEST_DIAL_S)
+            await asyncio.gather(*(self._dial(target, dial_s, security) for security in self._securities))
             self._next.put_nowait((failures + 1, next(self._serial), target))
 
-    async def _dial(self, target: str) -> None:
-        async with asyncio.TaskGroup() as group:
-            for security in self._securities:
-                group.create_task(self._shake_hands(target, security), name=f"dials {target}")
-
-    async def _shake_hands(self, target: str, security: Security) -> None:
-        async with channel(target, security, CONTROLLER.dns_name) as there:
-            await there.channel_ready()
-        if not self.answered.done():
+    async def _dial(self, target: str, dial_s: float, security: Security) -> None:
+        if await accepts(target, dial_s, security, CONTROLLER.dns_name) and not self.answered.done():
             self.answered.set_result((target, security))
 
 

@@ -6,7 +6,7 @@ compares protocol versions or trusts a fingerprint. In networks without multicas
 Facts about the zeroconf library, measured with 0.154, that shaped this module:
 
 - Its own probe for a free name takes 1.2 s, and refuses a device that has just restarted. ``announce`` has a probe of
-  its own, which takes 0.25 s. Only an answer of another device is a conflict.
+  its own, which takes 0.25 s. Anybody can answer it, so the holder of the name is asked.
 - Its browser keeps an entry for each name that anybody announces, and repeats all names in its questions. So the
   questions here are sent without it.
 - All processes of one machine share 127.0.0.1:5353, and the kernel gives a unicast answer to any one of them. So one
@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Self, TypeVar, cast
 
+import structlog
 from zeroconf import (  # type: ignore[attr-defined]  # there, and documented
     DNSOutgoing,
     DNSQuestion,
@@ -37,6 +38,7 @@ from zeroconf.asyncio import AsyncZeroconf
 
 from edgenode.errors import ConfigError, LocalProtocolError, TransportError, in_words
 from edgenode.net.interfaces import LOOPBACK, check_interfaces, network_addresses, parse_ip
+from edgenode.net.limited_log import limited
 from edgenode.net.mdns_gate import Budget, MdnsGate
 from edgenode.net.mdns_listener import MdnsListener
 from edgenode.net.mdns_service import SERVICE_TYPES, Kind, Service, service_to_info
@@ -47,8 +49,11 @@ _PROBES = 2
 _PROBE_INTERVAL_S = 0.125
 _OTHERS_ANSWER_S = 0.3  # after the first answer. Responders wait up to 0.12 s at random
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
-IsAlive = Callable[[Service], Awaitable[bool]]
+Holds = Callable[[Service, bool], Awaitable[bool]]
+"""Returns whether a process that claims a name holds it. The second argument: this machine itself says so."""
 
 
 class Discovery:
@@ -73,6 +78,7 @@ class Discovery:
     def __init__(self, cluster: str, interfaces: Sequence[str] = ()) -> None:
         self.cluster = cluster
         self.interfaces = tuple(interfaces) or network_addresses() or (LOOPBACK,)
+        self._own = frozenset((*self.interfaces, *network_addresses(), LOOPBACK))
         self._listener = MdnsListener(cluster)
         self._announced: dict[str, ServiceInfo] = {}
         self._zeroconf: AsyncZeroconf | None = None
@@ -97,7 +103,7 @@ class Discovery:
     async def __aexit__(self, *_: object) -> None:
         await self._close()
 
-    async def announce(self, service: Service, is_alive: IsAlive | None = None) -> None:
+    async def announce(self, service: Service, holds: Holds | None = None) -> None:
         """Announce a service three times: the first time after 0.25 s, the last after 0.7 s.
 
         An announcement of the same kind and name replaces the former one at once. A service without addresses is
@@ -105,12 +111,11 @@ class Discovery:
         handshake refuses the second.
 
         Args:
-            is_alive: asked about a service of this device that has the name. Without it, that is this process before
-                its restart.
+            holds: asked about each service that claims the name.
 
         Raises:
-            ConfigError: another device, or a living process of this one, has the name. The error contains both
-                addresses. Or the service cannot be announced as it is.
+            ConfigError: another process holds the name. The error contains both addresses. Or the service cannot be
+                announced as it is.
         """
         if service.cluster != self.cluster:
             raise LocalProtocolError(f"cannot announce {service.cluster!r} in discovery of {self.cluster!r}")
@@ -120,7 +125,7 @@ class Discovery:
             if info.name in self._announced:
                 repeats = await zeroconf.async_update_service(info)
             else:
-                await self._probe(asker.zeroconf, info, service, is_alive)
+                await self._probe(asker.zeroconf, info, service, holds)
                 repeats = await zeroconf.async_register_service(info, cooperating_responders=True)
                 self._announced[info.name] = info
             await repeats
@@ -223,7 +228,7 @@ class Discovery:
 
     async def _guard(self, *instances: Zeroconf) -> None:
         """Put a gate in front of every socket, all with one budget."""
-        own, budget = frozenset((*self.interfaces, *network_addresses(), LOOPBACK)), Budget()
+        budget = Budget()
         for zeroconf in instances:
             await zeroconf.async_wait_for_start()
             if not zeroconf.engine.senders:
@@ -231,8 +236,12 @@ class Discovery:
             for protocol in zeroconf.engine.protocols:
                 assert protocol.transport is not None
                 behind = cast(asyncio.DatagramProtocol, protocol)  # it has its methods
-                gate = MdnsGate(behind, own, budget, self._listener.received)
+                gate = MdnsGate(behind, self._own, budget, self._listener.received, self._packet_dropped)
                 protocol.transport.transport.set_protocol(gate)
+
+    def _packet_dropped(self, source: str) -> None:
+        if self._announced:  # otherwise a command uses it, which logs nothing
+            limited(log.warning, "too many mDNS packets: some are dropped", "", "", address=source)
 
     async def _ask(self, zeroconf: Zeroconf, asker: Zeroconf) -> None:
         """Ask for all services: after 0, 1, 3, 7 seconds and so on. Begin again when something is looked for."""
@@ -260,28 +269,21 @@ class Discovery:
                 if not instance.zeroconf.done:
                     instance.zeroconf.close()
 
-    async def _probe(self, asker: Zeroconf, info: ServiceInfo, service: Service, is_alive: IsAlive | None) -> None:
+    async def _probe(self, asker: Zeroconf, info: ServiceInfo, service: Service, holds: Holds | None) -> None:
         """Ask for the name and wait 0.25 s for answers. Raises ConfigError if there is another holder."""
         claims = self._listener.seek(service.kind, service.cluster, service.name)
         claims.clear()
         for _ in range(_PROBES):
             asker.async_send(asker.generate_service_query(info))
             await asyncio.sleep(_PROBE_INTERVAL_S)
-        for holder in [*claims.values()]:
-            await self._refuse_held(service, info, holder, is_alive)
-
-    async def _refuse_held(
-        self, service: Service, info: ServiceInfo, holder: Service, is_alive: IsAlive | None
-    ) -> None:
-        ours = info.parsed_addresses()
-        here = {*holder.addresses} & {*ours, *network_addresses()}
-        if not here or (is_alive is not None and await is_alive(holder)):
-            this = replace(service, addresses=tuple(ours))
-            raise ConfigError(
-                f"{service.kind} name {service.name!r} of cluster {self.cluster!r} is held by "
-                f"{', '.join(holder.targets)}; this one is at {', '.join(this.targets)}: "
-                "stop one of them, or choose another name"
-            )
+        for source, holder in [*claims.items()]:
+            if holds is not None and await holds(holder, source in self._own):
+                this = replace(service, addresses=tuple(info.parsed_addresses()))
+                raise ConfigError(
+                    f"{service.kind} name {service.name!r} of cluster {self.cluster!r} is held by "
+                    f"{', '.join(holder.targets)}; this one is at {', '.join(this.targets)}: "
+                    "stop one of them, or choose another name"
+                )
 
     def _first(self, kind: Kind, name: str | None) -> Service | None:
         services = self.services(kind)

@@ -15,15 +15,10 @@ import asyncio
 from collections.abc import Callable
 from struct import unpack_from
 
-import structlog
-
 EACH, ALL = 200, 1000
 _SIZES = range(12, 1460 + 1)
 _OURS = (b"_edgenode", b"_dns-sd")  # the latter to list all types of services
 _IS_RESPONSE = 0x80
-_LOG_EVERY_S = 60.0
-
-log = structlog.get_logger()
 
 
 class Budget:
@@ -32,8 +27,6 @@ class Budget:
     def __init__(self) -> None:
         self._second = self._total = 0
         self._taken: dict[str, int] = {}  # by source
-        self._dropped = 0
-        self._log_at_s = 0.0
 
     def take(self, source: str, entries: int, now_s: float) -> bool:
         """Return whether a packet with so many entries is within the limits. If so, they are taken."""
@@ -42,16 +35,9 @@ class Budget:
             self._taken.clear()
         taken, total = self._taken.get(source, 0) + entries, self._total + entries
         if taken > EACH or total > ALL:
-            self._drop(source, now_s)
             return False
         self._taken[source], self._total = taken, total
         return True
-
-    def _drop(self, source: str, now_s: float) -> None:
-        self._dropped += 1
-        if now_s >= self._log_at_s:
-            log.warning("too many mDNS packets: some are dropped", dropped=self._dropped, source=source)
-            self._dropped, self._log_at_s = 0, now_s + _LOG_EVERY_S
 
 
 class MdnsGate(asyncio.DatagramProtocol):
@@ -61,6 +47,7 @@ class MdnsGate(asyncio.DatagramProtocol):
         zeroconf: zeroconf's protocol of the socket.
         own: the addresses of this machine. The system accepts no packet from outside that claims to come from one.
         answered: takes each response, and the address that it comes from.
+        dropped: takes the address of each packet that exceeds a limit.
     """
 
     def __init__(
@@ -69,8 +56,10 @@ class MdnsGate(asyncio.DatagramProtocol):
         own: frozenset[str],
         budget: Budget,
         answered: Callable[[bytes, str], None],
+        dropped: Callable[[str], None],
     ) -> None:
-        self._zeroconf, self._own, self._budget, self._answered = zeroconf, own, budget, answered
+        self._zeroconf, self._own, self._budget = zeroconf, own, budget
+        self._answered, self._dropped = answered, dropped
 
     def datagram_received(self, data: bytes, addr: tuple[str | int, ...]) -> None:
         """Drop a packet, or pass it on."""
@@ -79,6 +68,7 @@ class MdnsGate(asyncio.DatagramProtocol):
             return
         entries = max(1, sum(unpack_from("!4H", data, 4)))
         if not self._budget.take(source, entries, asyncio.get_running_loop().time()):
+            self._dropped(source)
             return
         is_response = data[2] & _IS_RESPONSE
         if is_response:

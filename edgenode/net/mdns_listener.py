@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from operator import attrgetter
 
-import structlog
 from zeroconf import (  # type: ignore[attr-defined]  # there, and documented
     BadTypeInNameException,
     DNSAddress,
@@ -37,8 +36,6 @@ from edgenode.net.mdns_service import KINDS, Kind, Service, service_from_info
 _MOST = 256
 _MOST_SOURCES = 4
 _MOST_CLUSTERS = 16
-
-log = structlog.get_logger()
 
 Key = tuple[Kind, str, str]
 """The kind, cluster and name of a service."""
@@ -63,7 +60,6 @@ class MdnsListener:
         self._sought: dict[Key, Claims] = {}
         self._others: dict[Key, Claims] = {}  # the one with the oldest packet first
         self._other_clusters: dict[tuple[Kind, str], None] = {}
-        self._was_full = False
 
     def services(self, kind: Kind, cluster: str) -> dict[str, Service]:
         """The services of one cluster by name, sorted. Each as the newest packet describes it."""
@@ -117,7 +113,8 @@ class MdnsListener:
         if (claims := self._sought.get(key)) is None:
             if (claims := self._others.pop(key, None)) is None:
                 claims = {}
-                self._make_room()
+                if len(self._others) >= _MOST:
+                    del self._others[next(iter(self._others))]
             self._others[key] = claims
         before = claims.pop(source, None)
         if before is None and len(claims) >= _MOST_SOURCES:
@@ -125,14 +122,6 @@ class MdnsListener:
         claims[source] = service
         if before != service:
             self._notify()
-
-    def _make_room(self) -> None:
-        if len(self._others) < _MOST:
-            return
-        if not self._was_full:
-            log.warning("too many services are announced by mDNS: new ones replace old ones", most=_MOST)
-            self._was_full = True
-        del self._others[next(iter(self._others))]
 
     def _note_cluster(self, kind: Kind, cluster: str) -> None:
         if (kind, cluster) not in self._other_clusters:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import grpc
@@ -162,6 +162,15 @@ async def serves(target: str, timeout_s: float, security: Security | None = INSE
         if security is INSECURE:
             raise
         await _is_healthy(target, timeout_s, security, role_dns_name("controller"))
+
+
+async def accepts(target: str, timeout_s: float, security: Security, server: str) -> bool:
+    """Return whether the handshake with host:port succeeds in time, with a certificate that has a DNS name."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s), channel(target, security, server) as there:
+            await there.channel_ready()
+            return True
+    return False
 
 
 async def _is_healthy(target: str, timeout_s: float, security: Security, server: str) -> None:

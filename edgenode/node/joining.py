@@ -45,7 +45,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.dialling import first_to_answer
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
-from edgenode.net.rpc import address_towards
+from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox
@@ -53,6 +53,7 @@ from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
+from edgenode.security.subject import Subject
 from edgenode.storage.checkpoints import Arrays
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ log = structlog.get_logger()
 
 _FIND_S = 10.0
 _FIND_ANOTHER_S = 2.0
+_HEAD_START_S = 0.5
 _FETCH_S = 600.0
 _PROBE_S = 5.0
 _RETRY_S = 2.0
@@ -270,6 +272,7 @@ class ControllerBootstrap:
         assert self._discovery is not None
         if self._good and self._good not in avoided:
             yield [self._good]
+            await asyncio.sleep(_HEAD_START_S)
         async for targets in self._discovery.watch_targets("controller"):
             yield [target for target in targets if target not in avoided]
 
@@ -290,5 +293,13 @@ async def announced(options: NodeOptions, port: int) -> AsyncIterator[Discovery]
 
     cluster = options.config.run.cluster
     async with Discovery(cluster, interfaces_for(options.listen_host)) as discovery:
-        await discovery.announce(Service("node", cluster, options.name, (), port, PROTOCOL))
+        ours = Service("node", cluster, options.name, (), port, PROTOCOL)
+
+        async def holds(other: Service, here: bool) -> bool:
+            """A process of this device that has our name is this one before its restart. Another one has our key."""
+            server = Subject("node", options.name).dns_name
+            dialled = (accepts(target, _PROBE_S, options.security, server) for target in other.targets)
+            return not here and any(await asyncio.gather(*dialled))
+
+        await discovery.announce(ours, holds)
         yield discovery

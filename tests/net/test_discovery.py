@@ -155,51 +155,56 @@ async def test_crashed_process_announces_again_at_another_port() -> None:
 
 
 @real_probes
-async def test_old_process_of_the_same_device_is_no_conflict() -> None:
-    async with discoveries(2) as [hanging, after]:
-        await hanging.announce(a_node(port=7001))
-        await after.announce(a_node(port=7002))
-        await until(after, {"n0": a_node(port=7002)})
-
-
-@real_probes
-async def test_living_process_of_the_same_device_is_a_conflict() -> None:
+async def test_name_is_refused_if_its_holder_is_asked_and_holds_it() -> None:
     asked = []
 
-    async def is_alive(holder: Service) -> bool:
-        asked.append(holder.targets)
-        return True
+    async def holds(other: Service, here: bool) -> bool:
+        asked.append((other.targets, here))
+        return other.port == 7000
 
     async with discoveries(2) as [holder, late]:
-        await holder.announce(a_controller(7000), is_alive)
-        with pytest.raises(
-            ConfigError, match=r"is held by 127\.0\.0\.1:7000; this one is at 127\.0\.0\.1:7001: stop one"
-        ):
-            await late.announce(a_controller(7001), is_alive)
-    assert asked == [("127.0.0.1:7000",)]
+        await holder.announce(a_controller(7000), holds)
+        # Repeated at once: zeroconf drops packets that equal a recent one, and the answer can be such a packet.
+        for _ in range(3):
+            with pytest.raises(
+                ConfigError,
+                match=r"controller name 'controller' of cluster .* is held by 127\.0\.0\.1:7000; "
+                r"this one is at 127\.0\.0\.1:7001: stop one",
+            ):
+                await late.announce(a_controller(7001), holds)
+        await late.announce(a_node("n1"), holds)
+        await until(holder, {"n1": a_node("n1")})
+    assert asked == [(("127.0.0.1:7000",), True)] * 3
 
 
 @real_probes
-async def test_name_of_another_device_is_refused_with_its_address() -> None:
-    async with discoveries(2) as [holder, late]:
-        await holder.announce(a_node(address="127.0.0.2"))
-        # Repeated at once: zeroconf drops packets that equal a recent one, and the answer can be such a packet.
-        for _ in range(3):
-            with pytest.raises(ConfigError, match=r"node name 'n0' of cluster .* is held by 127\.0\.0\.2:7001"):
-                await late.announce(a_node(address=LOOPBACK))
-        await late.announce(a_node("n1"))
-        await until(holder, {"n0": a_node(address="127.0.0.2"), "n1": a_node("n1")})
+async def test_claim_of_another_device_is_told_from_one_of_this_one() -> None:
+    """It says that it is at an address of this one. Its packets come from its own address, and some from loopback."""
+    asked = []
+
+    async def holds(other: Service, here: bool) -> bool:
+        asked.append(here)
+        return False
+
+    async with Discovery(RUN, ("127.0.0.2",)) as other, discoveries(1) as [late]:
+        await other.announce(a_node(port=7001))
+        await late.announce(a_node(port=7002), holds)
+        assert late.targets("node", "n0")[:1] == ("127.0.0.1:7002",)
+    assert False in asked
 
 
 @real_probes
 async def test_probe_right_after_other_questions_finds_the_holder() -> None:
+    async def holds(other: Service, here: bool) -> bool:
+        return True
+
     async with discoveries(1) as [holder]:
-        await holder.announce(a_node(address="127.0.0.2"))
+        await holder.announce(a_node(port=7001))
         for pause_s in (0.0, 0.1, 0.2):
             async with discoveries(1) as [late]:
                 await asyncio.sleep(pause_s)  # the answers to its first questions cross with its probes
                 with pytest.raises(ConfigError, match="is held by"):
-                    await late.announce(a_node(address=LOOPBACK))
+                    await late.announce(a_node(port=7002), holds)
 
 
 @quick
