@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e import netns
 from tests.e2e.fleet import Fleet
-from tests.floods.flood import ATTACKER, CONTROLLER, MORE_ADDRESSES, NODES, AttackedRun
+from tests.floods.flood import ATTACKER, CONTROLLER, MORE_ADDRESSES, NODES, AttackedRun, table
 
 _WHY_NOT = netns.unavailable()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))]
@@ -27,19 +27,19 @@ def test_floods_slow_no_run_and_no_command(fleet: Fleet) -> None:
     with netns.Bridge(NODES + 2) as bridge:
         run = AttackedRun(bridge, fleet)
         run.until_trains()
-        before = run.measure(15)
+        moments = {"before": (before := run.measure(15))}
         for name, arguments in LOUD.items():
             with run.attacked_by(PACKETS, *arguments):
-                during = run.measure(20)
+                moments[name] = during = run.measure(20)
             assert during.rate >= 0.8 * before.rate, f"{name}: {before}, {during}"
-            assert (during.failures, during.status_s < before.status_s + 1.0) == (0, True), (
-                f"{name}: {before}, {during}"
-            )
+            assert during.failures == 0, f"{name}: {during}"
+            assert during.status_s < 1.5 * before.status_s + 1, f"{name}: {before}, {during}"
+        print(table(moments))
         run.none_has_ended()
 
 
 def test_newcomer_and_operator_get_past_200_silent_controllers(fleet: Fleet) -> None:
-    """Goodbyes for all true services, and impostors under their names, are sent meanwhile."""
+    """Goodbyes for all true services, and impostors under their names, are sent meanwhile. They hold no name either."""
     with netns.Bridge(NODES + 2) as bridge:
         run = AttackedRun(bridge, fleet)
         run.until_trains()
@@ -55,6 +55,10 @@ def test_newcomer_and_operator_get_past_200_silent_controllers(fleet: Fleet) -> 
             seconds = time.monotonic() - began
             status = fleet.command("status", "--cluster", fleet.cluster, spawn=partial(bridge.spawn, CONTROLLER))
             run.run.until_all_train()
-        assert "node-3" in status.stdout
+            run.run.controller.kill()
+            run.run.start_controller().logs("controller ready")
+        print(f"the newcomer was in the run after {seconds:.1f} s")
+        assert "node-3" in status.stdout.partition("graph")[2]
+        assert "warning" not in status.stdout
         assert seconds < JOINED_S, node.tail()
         run.none_has_ended()
