@@ -279,6 +279,7 @@ MUTANTS = (
         "the fence of a controller before waits until its newest record is known", without_operand(2),
         *_SEEDS, "220319",
     ),
+    _mutant("a node that the others resumed without ends", delete, *_SEEDS, "726513"),
     _mutant("what an evicted node passed on counts as evidence of where it came from", delete, *_LINKS, "636256"),
     _mutant("a link that broke again before the graphs use it stays left out", delete, *_LINKS, "640079"),
     _mutant(

@@ -8,8 +8,9 @@
 3. A push under another record than ours comes from an evicted process, which learns that from the answer, or from a
    faulty one. The barrier and the fence let no other member push a round whose record it does not know.
 4. A node believes OK and SEEN only for its own pushes, and the number of a record up to the newest that it has itself.
-   A refusal is believed only if its records branch off ours and evict this process. After any other refusal the push
-   stays unanswered: its sender repeats it, waits, and names the receiver. It does not end.
+   A refusal is believed only if its records evict this process, or are newer than ours and have it not as a member: the
+   others resumed without it. After any other refusal the push stays unanswered: its sender repeats it, waits, and names
+   the receiver. It does not end.
 5. A round is taken up to ``window`` ahead. Further ahead it is taken if its sender can be there: no node begins round t
    before the pushes of the rounds before it that it needs, ours among them (`flood.must_have_pushed`). This lead is
    longer than the window where only several graphs together connect all members. What a leaver hands on about others is
@@ -77,6 +78,9 @@ def judge_refusal(state: MemberState, receiver: str, ack: Ack) -> Evicted:
     if error := evicts(state, ack.records):
         branch(state.plan, ack.records)
         return error
+    # precaution: a node that the others resumed without ends
+    if resumed_without(state, ack.records):
+        return Evicted(f"the run has resumed without {state.name}")
     ours = state.plan.at(ack.round).digest
     raise RemoteProtocolError(f"{receiver} refused round {ack.round}: its plan is {ack.detail[:64]}, ours {ours}")
 
@@ -90,6 +94,16 @@ def evicts(state: MemberState, records: Iterable[Record]) -> Evicted | None:
         for record in records
     )
     return Evicted(f"{state.name} was evicted, and is not a member any more") if out else None
+
+
+def resumed_without(state: MemberState, records: Iterable[Record]) -> bool:
+    """Return whether records of this run that are newer than ours do not have this process as a member.
+
+    Without a resume, a node that such a record leaves out knows it before the record starts, or is evicted.
+    """
+    latest = state.plan.latest
+    newer = (record for record in records if record.number > latest.number and record.run_id == latest.run_id)
+    return any(record.incarnations.get(state.name) != state.incarnation for record in newer)
 
 
 def _stale(state: MemberState, message: Message, record: Record) -> Ack:

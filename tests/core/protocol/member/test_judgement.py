@@ -236,6 +236,20 @@ def test_eviction_that_follows_our_plan_is_believed() -> None:
     assert isinstance(error, Evicted)
 
 
+def test_node_that_the_others_resumed_without_ends() -> None:
+    node, _ = pair()
+    train(node)
+    latest = node.state.plan.latest
+    resumed = replace(latest, number=1, parent=latest.digest, start=0)
+    with pytest.raises(RemoteProtocolError, match="n1 refused round 0"):
+        node.handle(Answered("n1", Ack(0, Verdict.STALE, 1, "", (resumed,))))
+    alone = replace(resumed, members=latest.members[1:])
+    with pytest.raises(RemoteProtocolError, match="n1 refused round 0"):
+        node.handle(Answered("n1", Ack(0, Verdict.STALE, 1, "", (replace(alone, run_id="another"),))))
+    error = only(Fail, node.handle(Answered("n1", Ack(0, Verdict.STALE, 1, "", (alone,))))).error
+    assert str(error) == "the run has resumed without n0"
+
+
 # --- records of peers -------------------------------------------------------------------------------
 
 TRIO = a_plan(3)
