@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import msgspec
@@ -24,8 +23,7 @@ Times = dict[str, float]
 """The ids of keys, and the time of each at which its certificate expires, in seconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invited:
+class Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An open invite, without its secret.
 
     Attributes:
@@ -88,7 +86,7 @@ class Register:
         return {key_id: expires for key_id, expires in self.revoked.items() if expires > since}
 
 
-class _OnDisk(msgspec.Struct):
+class _OnDisk(msgspec.Struct, forbid_unknown_fields=True):
     keys: dict[str, dict[str, float] | tuple[str, ...]]
     revoked: dict[str, float] | tuple[str, ...]
     invites: dict[str, Invited]
@@ -96,7 +94,7 @@ class _OnDisk(msgspec.Struct):
 
 def encoded(register: Register, now: float) -> bytes:
     """Encode a register for the disk, without the revoked keys that have expired."""
-    return json.dumps(asdict(replace(register, revoked=register.revoked_at(now))), indent=1).encode()
+    return msgspec.json.format(msgspec.json.encode(replace(register, revoked=register.revoked_at(now))), indent=1)
 
 
 def decoded(content: bytes, now: float) -> Register:

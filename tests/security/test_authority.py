@@ -205,6 +205,17 @@ def test_two_processes_may_use_one_folder(reopen: Callable[[], Authority]) -> No
     assert not one.admits(N0, certificates.public_key_id(first.certificate))
 
 
+@pytest.mark.parametrize("where", ["register", "invite"])
+def test_register_with_an_unknown_field_is_refused(reopen: Callable[[], Authority], tmp_path: Path, where: str) -> None:
+    reopen().invite("node", "n0", timedelta(minutes=30))
+    path = tmp_path / "authority" / "register.json"
+    register = json.loads(path.read_text())
+    (register if where == "register" else next(iter(register["invites"].values())))["roles"] = ["operator"]
+    path.write_text(json.dumps(register))
+    with pytest.raises(SecurityError, match=r"register\.json is damaged: .*unknown field `roles`"):
+        reopen()
+
+
 def test_damaged_register_is_refused(reopen: Callable[[], Authority], tmp_path: Path) -> None:
     enrolled(reopen(), "n0")
     write_secret(tmp_path / "authority" / "register.json", b'{"keys": 3}')
