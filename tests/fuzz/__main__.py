@@ -7,6 +7,7 @@ are decoded once, without atheris. Inputs that once broke a promise lie in tests
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import resource
@@ -20,6 +21,7 @@ from typing import NamedTuple, NoReturn
 
 import atheris
 import psutil
+import structlog
 
 with atheris.instrument_imports(include=["edgenode"]):
     from edgenode.errors import EdgenodeError
@@ -127,6 +129,7 @@ def main() -> None:
         for name in set(DECODERS) - {options.only}:
             del DECODERS[name]
     _FOUND.mkdir(exist_ok=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # handlers log refusals
     began = time.monotonic()
     outcomes = fuzz_all(options.runs, options.seed, seconds=60)
     took_s = time.monotonic() - began
