@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import NoReturn
 
 import grpc
@@ -26,13 +25,13 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
 from edgenode.net.limited_log import address_of, limited
+from edgenode.net.model_sender import ModelSender
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushReader, may_have_records
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
-from edgenode.net.tls import node_of_caller, require_name
+from edgenode.net.tls import key_of_caller, node_of_caller, require_name
 from edgenode.net.wire import (
-    CHUNK_BYTES,
     DATA_SIZE,
     MOST_ANSWERS,
     SAVED,
@@ -52,8 +51,6 @@ _MOST_WAITING = 4096  # answers of one stream that nobody reads: there are at mo
 _HOLD_S = 0.02
 _HOLD_BELOW = 1 << 18  # bytes of a push. A sender keeps larger ones no longer than it must
 _HELLO_S = 10.0
-_FETCH_S = 600.0  # as long as a newcomer waits
-_STALL_S = 30.0
 
 
 class Answers:
@@ -147,8 +144,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._processes: Mapping[str, str] = {}
         self._strangers: asyncio.Queue[Identity] = asyncio.Queue(_MAX_STRANGERS)
         self._aborts: asyncio.Queue[tuple[Identity, Abort]] = asyncio.Queue(_MAX_ABORTS)
-        self._one_fetch = asyncio.Lock()  # newcomers that come together take turns
-        self._model: Callable[[str], Awaitable[bytes]] | None = None
+        self._model: ModelSender | None = None
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register with a server. The frames of pushes stay bytes, which the generated handler would decode."""
@@ -176,7 +172,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     def sponsor(self, model: Callable[[str], Awaitable[bytes]]) -> None:
         """Give the model, as safetensors, to nodes that ask for it. ``model`` takes the name of the node."""
-        self._model = model
+        self._model = ModelSender(model)
 
     def answer(self, sender: str, ack: Ack) -> None:
         """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
@@ -257,19 +253,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             require_name(context, theirs.node)
             if self._model is None:
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
-            async with self._one_fetch, asyncio.timeout(_FETCH_S):
-                await self._send_model(await self._model(theirs.node), request.own, context)
-        except TimeoutError:
-            await refuse(context, TransportError("this node read too little of the model"))
+            caller = key_of_caller(context) or theirs.node
+            await self._model.send(caller, theirs.node, request.own, context)
         except EdgenodeError as exc:
             await reject(context, exc)
-
-    async def _send_model(self, model: bytes, own: str, context: grpc.aio.ServicerContext) -> None:
-        if own == sha256(model).hexdigest():
-            return
-        for at in range(0, len(model), CHUNK_BYTES):
-            async with asyncio.timeout(_STALL_S):
-                await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
 
     async def Push(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 
@@ -16,7 +17,7 @@ from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
-from edgenode.net import peer_server
+from edgenode.net import model_sender, peer_server
 from edgenode.net.peer_calls import abort, fetch_model, meet, probe
 from edgenode.net.peer_server import Answers
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
@@ -354,17 +355,71 @@ async def test_newcomers_fetch_one_after_the_other() -> None:
     assert most == 1
 
 
-async def test_newcomer_that_reads_nothing_does_not_keep_the_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_server, "_STALL_S", 0.2)
-    receiver = Receiver()
+class StalledFetches:
+    """Newcomers that read one part of a large model each, and no more."""
 
-    async def export(node: str) -> bytes:
-        return bytes(64 << 20) if node == "n2" else b"model"
+    def __init__(self, target: str) -> None:
+        self._target = target
 
-    async with receiver.up() as target, channel(target) as to_peer:
-        receiver.server.sponsor(export)
-        request = peer_pb2.FetchModelRequest(identity=replace(N0, node="n2").to_wire())
-        stalled = peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request)
+    async def __aenter__(self) -> StalledFetches:
+        self._channel = channel(self._target)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close(0)
+
+    async def start(self, node: str) -> grpc.aio.UnaryStreamCall:
+        request = peer_pb2.FetchModelRequest(identity=replace(N0, node=node).to_wire())
+        stalled = peer_pb2_grpc.PeerServiceStub(self._channel).FetchModel(request)
         await stalled.read()
+        return stalled
+
+
+async def end_of(fetch: grpc.aio.UnaryStreamCall) -> tuple[grpc.StatusCode, str]:
+    """How a fetch has ended. A client gets the status when it has read what came before."""
+    with suppress(grpc.aio.AioRpcError):
+        while await fetch.read() is not grpc.aio.EOF:
+            pass
+    return await fetch.code(), await fetch.details() or ""
+
+
+async def export_large(node: str) -> bytes:
+    return b"model" if node == "n0" else bytes(24 << 20)
+
+
+async def test_newcomers_that_read_nothing_do_not_keep_another_out() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, StalledFetches(target) as fetches:
+        receiver.server.sponsor(export_large)
+        for i in range(3):
+            await fetches.start(f"n{i + 2}")
         assert await fetch_model(target, N0, 1 << 20, SOON_S) == b"model"
-        stalled.cancel()
+
+
+async def test_one_newcomer_takes_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_sender, "_MOST_SENT", 2)
+    receiver = Receiver()
+    async with receiver.up() as target, StalledFetches(target) as fetches:
+        receiver.server.sponsor(export_large)
+        older = [await fetches.start("n2") for _ in range(5)][:-1]
+        assert await fetch_model(target, N0, 1 << 20, SOON_S) == b"model"
+        for fetch in older:
+            assert await end_of(fetch) == (grpc.StatusCode.ABORTED, "n2 has called again")
+
+
+@pytest.mark.parametrize("limit", ["_STALL_S", "longest_s"])
+async def test_fetch_that_takes_too_long_ends(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(model_sender, "_MOST_SENT", 1)
+    monkeypatch.setattr(
+        model_sender, limit, 0.2 if limit == "_STALL_S" else lambda size: 0.2 if size > 1000 else SOON_S
+    )
+    receiver = Receiver()
+    async with receiver.up() as target, StalledFetches(target) as fetches:
+        receiver.server.sponsor(export_large)
+        stalled = await fetches.start("n2")
+        assert await fetch_model(target, N0, 1 << 20, SOON_S) == b"model"
+        assert await end_of(stalled) == (grpc.StatusCode.ABORTED, "this node read too little of the model")
+
+
+def test_time_for_a_model_follows_its_size() -> None:
+    assert [round(model_sender.longest_s(mebibytes << 20)) for mebibytes in (0, 1, 45)] == [30, 46, 750]

@@ -1,0 +1,84 @@
+"""Sends the model of a node to newcomers, which may be slow, or lie.
+
+1. A caller has one fetch, and a newer one ends the older. So a device that restarts does not wait for its dead call.
+2. The model is made for one newcomer after the other, and this waits for no client. It is sent to _MOST_SENT at a time:
+   each may have a model of a round of its own. Others wait for their turn.
+3. A fetch ends when nothing of the model was read for _STALL_S, or after `longest_s`. So no client keeps a place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+
+import grpc.aio
+
+from edgenode.errors import TransportError
+from edgenode.net.proto import peer_pb2
+from edgenode.net.wire import CHUNK_BYTES
+
+_MOST_SENT = 4
+_STALL_S = 30.0
+_SLOWEST = 64 << 10  # bytes a second
+
+
+def longest_s(size: int) -> float:
+    """Return how long a model of so many bytes may take to send."""
+    return _STALL_S + size / _SLOWEST
+
+
+class ModelSender:
+    """Sends what ``model`` makes, as safetensors.
+
+    Args:
+        model: takes the name of the node that asks.
+    """
+
+    def __init__(self, model: Callable[[str], Awaitable[bytes]]) -> None:
+        self._model = model
+        self._fetches: dict[str, asyncio.Timeout] = {}  # by caller
+        self._making, self._places = asyncio.Lock(), asyncio.Semaphore(_MOST_SENT)
+
+    async def send(self, caller: str, node: str, own: str, context: grpc.aio.ServicerContext) -> None:
+        """Stream the model to a node, or nothing if it has it already.
+
+        Args:
+            caller: has one fetch.
+            own: the digest of the node's own model, or "".
+
+        Raises:
+            TransportError: the client has read too little in time, or has called again.
+        """
+        async with self._only(caller), self._places:
+            async with self._making:
+                model = await self._model(node)
+            if own == sha256(model).hexdigest():
+                return
+            try:
+                async with asyncio.timeout(longest_s(len(model))):
+                    await _write(model, context)
+            except TimeoutError:
+                raise TransportError("this node read too little of the model") from None
+
+    @asynccontextmanager
+    async def _only(self, caller: str) -> AsyncIterator[None]:
+        """End the older fetch of a caller."""
+        if (older := self._fetches.get(caller)) and not older.expired():
+            older.reschedule(asyncio.get_running_loop().time())
+        fetch = self._fetches[caller] = asyncio.timeout(None)
+        try:
+            async with fetch:
+                yield
+        except TimeoutError:
+            raise TransportError(f"{caller[:16]} has called again") from None
+        finally:
+            if self._fetches.get(caller) is fetch:
+                del self._fetches[caller]
+
+
+async def _write(model: bytes, context: grpc.aio.ServicerContext) -> None:
+    for at in range(0, len(model), CHUNK_BYTES):
+        async with asyncio.timeout(_STALL_S):
+            await context.write(peer_pb2.FetchModelResponse(chunk=model[at : at + CHUNK_BYTES]))
