@@ -22,7 +22,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import MAX_GRAPHS
 from edgenode.errors import ConfigError
-from edgenode.net.tls import Caller
+from edgenode.security.subject import Caller
 
 log = structlog.get_logger()
 

@@ -18,11 +18,11 @@ from edgenode.errors import ConfigError
 from edgenode.net.http import serving_http
 from edgenode.net.interfaces import interfaces_for, is_loopback
 from edgenode.net.operator_server import RunControl
-from edgenode.net.tls import Caller
 from edgenode.observability.metrics import TOKEN
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.observability.status_view import cluster_json, page_from_elsewhere
 from edgenode.security.secret_files import kept_secret
+from edgenode.security.subject import Caller
 
 log = structlog.get_logger()
 

@@ -25,9 +25,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgenode.net.http import vouch_for
-from edgenode.net.tls import ANYONE, Caller
+from edgenode.net.tls import ANYONE
 from edgenode.security.invite import hashed
-from edgenode.security.subject import Subject
+from edgenode.security.subject import Caller, Subject
 
 log = structlog.get_logger()
 

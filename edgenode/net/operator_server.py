@@ -19,7 +19,8 @@ from edgenode.net.proto import operator_pb2 as pb
 from edgenode.net.proto import operator_pb2_grpc
 from edgenode.net.rpc import rejecting
 from edgenode.net.status_wire import CLUSTER_STATUS
-from edgenode.net.tls import Caller, caller, caller_name
+from edgenode.net.tls import caller, caller_name
+from edgenode.security.subject import Caller
 
 SERVICE = "edgenode.v1.OperatorService"
 _WATCH_EVERY_S = 0.25

@@ -1,4 +1,4 @@
-"""TLS with certificates on both sides of every gRPC connection, and the door of every server.
+"""TLS with certificates on both sides of every gRPC connection.
 
 1. A client verifies the CA and one DNS name of the server: that of the node it means, or that of the role if it does
    not know the name yet.
@@ -15,36 +15,30 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 import structlog
 
 from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.door import MOST_OF_ROLE, Door, LiveCalls
 from edgenode.net.limited_log import address_of, limited
 from edgenode.net.reasons import failure
 from edgenode.security.access import may_call, refusal
 from edgenode.security.certificates import Credentials, public_key_id
-from edgenode.security.subject import Subject
+from edgenode.security.subject import Caller, Subject
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 Options = Sequence[tuple[str, Any]]
-Caller = tuple[Subject, str]
-"""The subject of a caller, and the id of its key."""
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Every caller of a process that works without certificates."""
-MOST_CALLS = 4096  # at once, of one server: several of each of 1,024 nodes
 _SHOW_S = 5.0
 _NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
-_END = object()
 
 
 class Security(Protocol):
@@ -98,7 +92,7 @@ class Insecure:
         return self
 
     def server(self, options: Options) -> grpc.aio.Server:
-        return grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_CALLS)
+        return grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_OF_ROLE["node"])
 
     def bind(self, server: grpc.aio.Server, listen: str) -> int:
         return int(server.add_insecure_port(listen))
@@ -119,7 +113,7 @@ class MutualTls:
 
     def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
         self._credentials, self.admits = credentials, admits
-        self._calls = _LiveCalls()
+        self._calls = LiveCalls()
 
     @property
     def credentials(self) -> Credentials:
@@ -143,11 +137,26 @@ class MutualTls:
         return MutualTls(replace(own, authority=shown), self.admits)
 
     def server(self, options: Options) -> grpc.aio.Server:
-        door = _Door(self._admitted, self._calls)
-        return grpc.aio.server(options=options, interceptors=[door], maximum_concurrent_rpcs=MOST_CALLS)
+        return grpc.aio.server(options=options, interceptors=[Door(self._check, self._calls)])
 
-    def _admitted(self, subject: Subject, key_id: str) -> bool:
-        return key_id not in self._calls.revoked and self.admits(subject, key_id)
+    async def _check(self, method: str, context: grpc.aio.ServicerContext) -> Caller:
+        """Return the caller, if it may call."""
+        who = address_of(context.peer())
+        try:
+            if (found := caller(context)) is None:
+                raise SecurityError("a certificate is required")
+            subject, key_id = found
+            who = str(subject)
+            if not may_call(subject.role, method):
+                raise SecurityError(refusal(subject.role, method))
+            if key_id in self._calls.revoked or not self.admits(subject, key_id):
+                raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
+        except SecurityError as exc:
+            facts = {"method": method, "who": who, "peer": context.peer(), "reason": str(exc)}
+            limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
+            raise  # not reached: abort raises
+        return subject, key_id
 
     def revoke(self, key_ids: Iterable[str]) -> None:
         self._calls.revoke(frozenset(key_ids))
@@ -231,120 +240,3 @@ def require_name(context: grpc.aio.ServicerContext, name: str) -> None:
     found = caller(context)
     if found is not None and found[0].role == "node" and found[0].name != name:
         raise RemoteProtocolError(f"{found[0]} speaks as {name!r}: a node speaks under its own name only")
-
-
-async def _next(responses: AsyncIterator[Any]) -> Any:
-    return await anext(responses, _END)
-
-
-class _Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Checks the caller of every call before the call begins."""
-
-    def __init__(self, admits: Callable[[Subject, str], bool], calls: _LiveCalls) -> None:
-        self._admits, self._calls = admits, calls
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return _Guarded(handler, lambda context: self._check(handler_call_details.method, context), self._calls)
-
-    async def _check(self, method: str, context: grpc.aio.ServicerContext) -> str:
-        """The id of the caller's key, if it may call."""
-        who = address_of(context.peer())
-        try:
-            if (found := caller(context)) is None:
-                raise SecurityError("a certificate is required")
-            subject, key_id = found
-            who = str(subject)
-            if not may_call(subject.role, method):
-                raise SecurityError(refusal(subject.role, method))
-            if not self._admits(subject, key_id):
-                raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
-        except SecurityError as exc:
-            facts = {"method": method, "who": who, "peer": context.peer(), "reason": str(exc)}
-            limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
-            raise  # not reached: abort raises
-        return key_id
-
-
-class _LiveCalls:
-    """The work of the live calls, by the key that the caller has shown.
-
-    Attributes:
-        revoked: the ids of keys that count no more.
-    """
-
-    def __init__(self) -> None:
-        self.revoked: frozenset[str] = frozenset()
-        self._work: dict[str, set[asyncio.Task[Any]]] = {}
-
-    def revoke(self, key_ids: frozenset[str]) -> None:
-        """End the calls of these keys."""
-        self.revoked |= key_ids
-        for key_id in key_ids & self._work.keys():
-            log.warning("ending the calls of a revoked key", key=key_id[:16], calls=len(self._work[key_id]))
-            for work in self._work[key_id]:
-                work.cancel()
-
-    async def run(self, key_id: str, work: Coroutine[Any, Any, T], context: grpc.aio.ServicerContext) -> T:
-        """Do the work of a call. End the call if its key is revoked."""
-        task = asyncio.create_task(work, name="call")
-        self._work.setdefault(key_id, set()).add(task)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if key_id in self.revoked and not _is_cancelled():
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "the key was revoked")
-            if not _is_cancelled():
-                await context.abort(grpc.StatusCode.ABORTED, "the server ended the call")
-            raise
-        finally:
-            self._work[key_id].discard(task)
-            if not self._work[key_id]:
-                del self._work[key_id]
-
-
-def _is_cancelled() -> bool:
-    """Return whether this task itself is cancelled, as when the caller hangs up."""
-    return (task := asyncio.current_task()) is not None and task.cancelling() > 0
-
-
-class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]
-    """A handler that is called only after a check has passed."""
-
-    def __init__(
-        self,
-        inner: grpc.RpcMethodHandler,
-        check: Callable[[grpc.aio.ServicerContext], Awaitable[str]],
-        calls: _LiveCalls,
-    ) -> None:
-        self.request_streaming, self.response_streaming = inner.request_streaming, inner.response_streaming
-        self.request_deserializer = inner.request_deserializer
-        self.response_serializer = inner.response_serializer
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            behaviour = getattr(inner, kind)
-            setattr(self, kind, None if behaviour is None else _after(check, calls, behaviour))
-
-
-def _after(
-    check: Callable[[grpc.aio.ServicerContext], Awaitable[str]], calls: _LiveCalls, behaviour: Callable[..., Any]
-) -> Callable[..., Any]:
-    """A method that checks its context first. gRPC distinguishes coroutines and asynchronous generators."""
-
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        key_id = await check(context)
-        return await calls.run(key_id, behaviour(request, context), context)
-
-    async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        key_id = await check(context)
-        async with aclosing(behaviour(request, context)) as responses:
-            while (response := await calls.run(key_id, _next(responses), context)) is not _END:
-                yield response
-
-    return stream if inspect.isasyncgenfunction(behaviour) else call

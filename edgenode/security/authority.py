@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +26,7 @@ from edgenode.security.register import Invited, Register, decoded, encoded
 from edgenode.security.secret_files import (
     check_private_folder,
     is_due,
+    locked,
     read_credentials,
     read_secret,
     write_credentials,
@@ -225,8 +224,7 @@ class Authority:
     @contextmanager
     def _changing(self) -> Iterator[Register]:
         """Lock the register against other processes, and yield what is on the disk."""
-        with os.fdopen(os.open(self._folder / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._folder / _LOCK):
             self._register = self._read_register()
             yield self._register
 

@@ -9,12 +9,13 @@ if its content is damaged.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgenode.errors import SecurityError
@@ -49,6 +50,7 @@ def write_secret(path: Path, content: bytes) -> None:
         make_private_folder(path.parent)
         partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            _give_to_owner(file.fileno(), path.parent)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -61,6 +63,26 @@ def write_secret(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as exc:
         raise SecurityError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def _give_to_owner(file: int, folder: Path) -> None:
+    """Let a file that root writes belong to the owner of its folder: a daemon of that user has to read it."""
+    if os.geteuid() == 0:
+        found = folder.stat()
+        os.fchown(file, found.st_uid, found.st_gid)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file against other processes. Make the file if it is absent."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise SecurityError(f"{path} cannot be locked: {exc.strerror or exc}") from exc
+    with os.fdopen(file, "wb"):
+        _give_to_owner(file, path.parent)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_secret(path: Path) -> bytes | None:

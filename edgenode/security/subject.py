@@ -85,6 +85,10 @@ class Subject:
         return subject
 
 
+Caller = tuple[Subject, str]
+"""The subject of a caller, and the id of its key."""
+
+
 def role_dns_name(role: Role) -> str:
     """The DNS name that the certificates of all members with a role have."""
     return f"{_ROLE_PREFIX}{role}.{_DOMAIN}"

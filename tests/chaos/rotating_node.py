@@ -17,12 +17,12 @@ from typing import Any
 
 from edgenode.cli import main
 from edgenode.core.protocol.member.rounds import Rounds
-from edgenode.net.tls import _LiveCalls
+from edgenode.net.door import LiveCalls
 from edgenode.node import node_process, renewal
 
 life_s = float(sys.argv.pop(1))
 file = Path(sys.argv.pop(1)).open("a", buffering=1)  # noqa: SIM115 - as long as the process
-inspect, run = Rounds._inspect, _LiveCalls.run
+inspect, run = Rounds._inspect, LiveCalls.run
 
 
 def is_due(path: Path) -> bool:
@@ -36,7 +36,7 @@ def inspect_and_note(self: Rounds, received: list[tuple[str, Any]]) -> Any:
     return inspect(self, received)
 
 
-async def run_and_note(self: _LiveCalls, key_id: str, *call: Any) -> Any:
+async def run_and_note(self: LiveCalls, key_id: str, *call: Any) -> Any:
     print(json.dumps({"key": key_id, "calls": 1}), file=file)
     try:
         return await run(self, key_id, *call)
@@ -47,7 +47,7 @@ async def run_and_note(self: _LiveCalls, key_id: str, *call: Any) -> Any:
 renewal.is_due = is_due  # type: ignore[assignment]
 node_process.keep_renewed = functools.partial(renewal.keep_renewed, check_s=0.5)  # type: ignore[assignment]
 Rounds._inspect = inspect_and_note  # type: ignore[method-assign]
-_LiveCalls.run = run_and_note  # type: ignore[method-assign]
+LiveCalls.run = run_and_note  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
+from edgenode.cli import group
 from edgenode.cli.security import cert
+from edgenode.security.authority import Authority
 from edgenode.security.secret_files import read_credentials
+from edgenode.security.subject import Subject
 
 
 def run(folder: Path, *arguments: str) -> Result:
@@ -30,6 +33,20 @@ def test_issued_key_gets_another_certificate(tmp_path: Path) -> None:
     assert read_credentials(files[1]) == old[1]
     listed = json.loads(run(tmp_path, "list", "--json").output)
     assert {"role": "node", "name": "pi-1", "key": new.key_id} in listed
+
+
+def test_key_is_revoked_in_the_folder_of_a_stopped_controller(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority", "home")
+    key = authority.make(Subject("node", "pi-3")).key_id
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path)])
+    assert (found.exit_code, found.output) == (0, f"the key {key[:16]} of node pi-3 is revoked\n")
+    assert authority.revoked() == {key} and not authority.admits(Subject("node", "pi-3"), key)
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path)])
+    assert (found.exit_code, found.stderr) == (1, "edgenode: node pi-3 has no key\n")
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path / "x")])
+    assert (
+        found.exit_code == 2 and "x/authority does not exist: --state-dir is the folder of a controller" in found.stderr
+    )
 
 
 def test_file_that_is_missing_or_of_another_name_is_refused(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.sign_in import SignIn
 from edgenode.errors import ConfigError
-from edgenode.net.tls import Caller
 from edgenode.observability.status_view import cluster_json
+from edgenode.security.subject import Caller
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
 STATIC = {path.name: path.read_text() for path in Path("edgenode/dashboard/static").iterdir()}

@@ -12,9 +12,8 @@ import pytest
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
 from edgenode.dashboard.sign_in import LINK_S, PATH, SESSION_S, SignIn
-from edgenode.net.tls import Caller
 from edgenode.observability.status_view import cluster_json
-from edgenode.security.subject import Subject
+from edgenode.security.subject import Caller, Subject
 from tests.dashboard.test_app import TOKEN, History, OperatorService
 
 ANNA: Caller = (Subject("operator", "anna"), "key-of-anna")

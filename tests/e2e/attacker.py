@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from edgenode.config.schema import Config
 from edgenode.core.protocol.messages import Message
@@ -371,6 +372,20 @@ async def report_nothing_on_many_links(a: Attacker) -> object:
                 raise refusal
 
 
+async def watch_on_many_streams(a: Attacker) -> object:
+    """300 calls of the controller's health service that stay open."""
+    async with AsyncExitStack() as stack:
+        reads = []
+        for _ in range(6):  # a connection has at most 100
+            there = await stack.enter_async_context(channel(a.cluster.controller, a.security, CONTROLLER.dns_name))
+            watch = health_pb2_grpc.HealthStub(there).Watch
+            calls = [watch(health_pb2.HealthCheckRequest(), timeout=_CALL_S) for _ in range(50)]
+            reads += [call.read() for call in calls]
+        for refusal in await asyncio.gather(*reads, return_exceptions=True):
+            if isinstance(refusal, grpc.aio.AioRpcError):
+                raise refusal
+
+
 async def end_for_another(a: Attacker) -> object:
     """A report that node-0 is done."""
     farewell = FenceAnswer(0, 0, 10, (), a.cluster.plan.records)
@@ -423,6 +438,7 @@ UNCOUNTED: Mapping[Attack, str] = {
     meet_with_a_large_configuration: "",  # which node-0 logs
     report_without_end: r"node joined .*node=node-3",  # no report is wrong
     report_nothing_on_many_links: r"refused a call .*node-3.*no report in",
+    watch_on_many_streams: r"refused a call .*calls of Watch with one key.*node-3",
     stop_as_operator: r"refused a call .*OperatorService/Stop.*node node-3",
     evict_as_operator: r"refused a call .*OperatorService/Evict.*node node-3",
     rotate_through_9001_graphs: r"refused a call .*OperatorService/Rotate.*node node-3",
@@ -432,6 +448,7 @@ ATTACKS: Iterable[Attack] = (
     stop_with_a_forged_record, hand_over_to_nobody, speak_for_a_neighbour, push_a_huge_weight, push_far_ahead,
     push_what_no_plan_allows, push_much_that_is_refused, push_records_of_many_members,
     meet_with_a_large_configuration, claim_a_higher_term, report_a_round_of_no_run, report_without_end,
-    begin_with_a_million_rounds, report_nothing_on_many_links, end_for_another, join_as_another, report_absurd_data,
-    use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs, fetch_many_models,
+    begin_with_a_million_rounds, report_nothing_on_many_links, watch_on_many_streams, end_for_another, join_as_another,
+    report_absurd_data, use_a_name_with_escape_codes, stop_as_operator, evict_as_operator, rotate_through_9001_graphs,
+    fetch_many_models,
 )  # fmt: skip

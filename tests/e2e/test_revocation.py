@@ -68,3 +68,20 @@ def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
     back.logs("using the invite, because the certificate is not valid any more")
     back.logs("epoch done")
     fleet.stop([*others, back, second])
+
+
+@pytest.mark.slow
+def test_key_is_revoked_while_the_controller_does_not_answer(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 3, "run.rounds": 1_000_000, "topology.graphs": ["complete"]})
+    controller = fleet.controller()
+    *others, revoked = fleet.nodes(3)
+    for node in (*others, revoked):
+        node.logs("epoch done")
+    with controller.suspended():
+        fleet.command("revoke", "node-2", "--yes", "--state-dir", str(fleet.state("controller")))
+    for listener in (controller, *others):
+        listener.logs("ending the calls of a revoked key")
+    revoked.exits(3)
+    for node in others:
+        node.logs(r"plan changes .*without=\['node-2'\]")
+    fleet.stop([*others, controller])

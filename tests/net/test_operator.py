@@ -20,7 +20,7 @@ from edgenode.net.operator_client import OperatorClient, operator_client
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
-from edgenode.net.tls import Caller
+from edgenode.security.subject import Caller
 
 
 class Run:

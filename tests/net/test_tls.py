@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from structlog.testing import capture_logs
 
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net import control_server, credential_server, operator_server, peer_server, relay_server
+from edgenode.net import control_server, credential_server, door, operator_server, peer_server, relay_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.credential_server import CredentialServer
 from edgenode.net.faults import Faults
@@ -170,6 +170,105 @@ async def test_revocation_ends_live_streams_and_only_those(name: str) -> None:
         again = await stack.enter_async_context(channel(target, tls(keys[0]), SERVER_NAME))
         assert await method.call(again) is grpc.StatusCode.PERMISSION_DENIED
         streams[1].cancel()
+
+
+@asynccontextmanager
+async def watching(target: str, own: Credentials, count: int) -> AsyncIterator[list[grpc.aio.UnaryStreamCall]]:
+    """Many calls of one method with one key, once the server has taken or refused each."""
+    async with AsyncExitStack() as stack:
+        watches = []
+        for _ in range(-(-count // 50)):  # a connection has at most 100
+            there = await stack.enter_async_context(channel(target, tls(own), SERVER_NAME))
+            watch = there.unary_stream("/grpc.health.v1.Health/Watch")
+            watches += [watch(b"") for _ in range(min(50, count - len(watches)))]
+        await asyncio.gather(*(watch.read() for watch in watches), return_exceptions=True)
+        yield watches
+
+
+async def allowed(target: str, own: Credentials, name: str = "OperatorService/Status") -> bool:
+    """Whether a short call of a key has a place."""
+    method = next(method for method in METHODS if method.name.endswith(name))
+    async with channel(target, tls(own), SERVER_NAME) as there:
+        return await method.call(there) is not grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("role", ["viewer", "node"])
+async def test_one_key_takes_a_limited_number_of_places(role: Role) -> None:
+    own = certificates.make_credentials(CA, Subject(role, "n1"))
+    operator = certificates.make_credentials(CA, Subject("operator", "anna"))
+    async with server(tls(SERVER)) as target, watching(target, own, 200) as watches:
+        refused = [watch for watch in watches if watch.done()]
+        assert len(refused) == 200 - door.MOST_OF_METHOD
+        assert {await watch.code() for watch in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert await refused[0].details() == "32 calls of Watch with one key are in progress"
+        assert not await allowed(target, own, "Health/Watch") and await allowed(target, own)
+        assert await allowed(target, operator) and await allowed(target, operator, "Health/Watch")
+
+
+async def test_places_are_free_again_after_the_calls() -> None:
+    own = certificates.make_credentials(CA, Subject("viewer", "n1"))
+    async with server(tls(SERVER)) as target:
+        for _ in range(3):
+            async with watching(target, own, door.MOST_OF_METHOD) as watches:
+                assert not any(watch.done() for watch in watches)
+        async with watching(target, own, 1) as watches:
+            assert not watches[0].done()
+
+
+async def test_viewers_leave_places_for_operators_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MOST_OF_ROLE", {**door.MOST_OF_ROLE, "viewer": 40})
+    keys = [certificates.make_credentials(CA, Subject("viewer", f"v{i}")) for i in range(3)]
+    async with server(tls(SERVER)) as target, AsyncExitStack() as stack:
+        taken = [await stack.enter_async_context(watching(target, own, 20)) for own in keys]
+        assert [sum(not watch.done() for watch in watches) for watches in taken] == [20, 20, 0]
+        assert not await allowed(target, keys[0])
+        for role in ("operator", "node"):
+            assert await allowed(target, certificates.make_credentials(CA, Subject(role, "n1")))  # type: ignore[arg-type]
+
+
+async def test_call_without_its_request_takes_a_place_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MOST_OF_METHOD", 1)
+    monkeypatch.setattr(door, "_REQUEST_S", 1.0)
+    own = certificates.make_credentials(CA, Subject("viewer", "anna"))
+    async with server(tls(SERVER)) as target, channel(target, tls(own), SERVER_NAME) as there:
+        silent = there.stream_stream("/edgenode.v1.OperatorService/Status")()
+        await silent.wait_for_connection()
+        assert not await allowed(target, own)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await silent.read()
+        assert await silent.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await silent.details() == "no request in 1 s"
+        assert await allowed(target, own)
+
+
+async def test_revocation_ends_a_call_that_waits_for_its_reader() -> None:
+    own, serving_side, ended = (
+        certificates.make_credentials(CA, Subject("viewer", "anna")),
+        tls(SERVER),
+        asyncio.Event(),
+    )
+
+    async def endless(request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    def add(server: grpc.aio.Server) -> None:
+        watch = {"Watch": grpc.unary_stream_rpc_method_handler(endless)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(operator_server.SERVICE, watch)])
+
+    services = [(operator_server.SERVICE, add)]
+    async with serving(ANY, services, grace_s=0, security=serving_side) as port:
+        target = f"127.0.0.1:{port}"
+        async with channel(target, tls(own), SERVER_NAME) as there:
+            call = there.unary_stream(f"/{operator_server.SERVICE}/Watch")(b"")
+            await call.read()
+            await asyncio.sleep(0.3)  # until the window is full
+            serving_side.revoke([own.key_id])
+            async with asyncio.timeout(2):
+                await ended.wait()
 
 
 def strangers() -> dict[str, Security]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -214,6 +215,17 @@ def test_register_with_an_unknown_field_is_refused(reopen: Callable[[], Authorit
     path.write_text(json.dumps(register))
     with pytest.raises(SecurityError, match=r"register\.json is damaged: .*unknown field `roles`"):
         reopen()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes for others")
+def test_what_root_writes_belongs_to_the_owner_of_the_folder(reopen: Callable[[], Authority], tmp_path: Path) -> None:
+    """An operator types sudo edgenode revoke, and the service goes on reading its files."""
+    enrolled(reopen(), "n0")
+    for path in (tmp_path / "authority", *(tmp_path / "authority").iterdir()):
+        os.chown(path, 12345, 12345)
+    (tmp_path / "authority" / ".lock").unlink()
+    reopen().revoke(N0)
+    assert {path.stat().st_uid for path in (tmp_path / "authority").iterdir()} == {12345}
 
 
 def test_damaged_register_is_refused(reopen: Callable[[], Authority], tmp_path: Path) -> None:
