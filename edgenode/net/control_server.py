@@ -30,6 +30,7 @@ from edgenode.core.protocol.orders import Join, NodeReport, Order, Refuse
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
+from edgenode.net.front import peer_of
 from edgenode.net.limited_log import limited
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import probe
@@ -147,10 +148,10 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> tuple[str, Join]:
         """The name of a node, and its first report. A large report is not kept longer than that."""
-        async with self._greeting(node_of_caller(context) or context.peer()):
+        async with self._greeting(node_of_caller(context) or peer_of(context)):
             report = await anext(aiter(requests), b"")
         first = (await parsed(_decoded, report, _is_large(report))).join
-        name = self._identity.check(first.identity, context.peer()).node
+        name = self._identity.check(first.identity, peer_of(context)).node
         require_name(context, name)
         claimed = await parsed(join_from_wire, first, bool(first.saved.records))
         return name, replace(claimed, key=key_of_caller(context))

@@ -2,21 +2,19 @@
 
 Strangers must not take the server down:
 
-1. A request that has not arrived after _REQUEST_S, body included, is hung up on.
-2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of connections in
-   all, and at each address. A new one takes the place of the oldest. A request arrives within milliseconds, so someone
-   who signs in comes through, however many half-open requests there are.
-3. The same limits hold for the TLS handshakes before (`handshakes`).
+1. A request that has not arrived after _REQUEST_S, body included, is hung up on. So is a TLS handshake that has not
+   ended after HANDSHAKE_S.
+2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of places
+   (`places`). A request arrives within milliseconds, so someone who signs in comes through, however many half-open
+   requests there are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,11 +25,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
-from edgenode.net.handshakes import accept_tls, one_too_many
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
+from edgenode.net.listener import accepting, bind, why_not
+from edgenode.net.open_files import places_for_requests
+from edgenode.net.places import Place
 
+HANDSHAKE_S = 10.0
 _REQUEST_S = 10.0
-_MOST_CONNECTIONS = 512  # further requests get 503
+_MOST_CONNECTIONS = 512  # of known clients, and at once in requests: further requests get 503
 _END_S = 1
 _RELOAD_EVERY_S = 60.0
 _CONNECTION = "edgenode.connection"  # in the scope of a request
@@ -40,7 +41,7 @@ _CONNECTION = "edgenode.connection"  # in the scope of a request
 def vouch_for(scope: Scope) -> None:
     """State that the client of a request is known. Its connection then makes no room for strangers."""
     if isinstance(connection := scope.get(_CONNECTION), _Connection):
-        connection.is_strange = False
+        connection.place.prove("")
 
 
 def hang_up(scope: Scope) -> None:
@@ -60,12 +61,12 @@ def host_of(header: str) -> str:
 class _Connection(H11Protocol):
     """A connection that is hung up on when its request does not arrive, or when it makes room for another."""
 
-    _numbers = count()
+    place: Place
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.number, self.is_strange = next(self._numbers), True
+        self.place.hang_up = transport.abort
         serve = self.app
 
         async def with_connection(scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +75,6 @@ class _Connection(H11Protocol):
 
         self.app = with_connection
         self._wait_for_request()
-        self._make_room()
 
     def data_received(self, data: bytes) -> None:
         self._wait_for_request()
@@ -84,6 +84,7 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.place.leave()
         super().connection_lost(exc)
 
     def _wait_for_request(self) -> None:
@@ -95,24 +96,32 @@ class _Connection(H11Protocol):
             self._late.cancel()
             self._late = None
 
-    def _make_room(self) -> None:
-        strangers = [other for other in self.connections if isinstance(other, _Connection) and other.is_strange]
-        strangers.sort(key=lambda other: other.number)
-        if oldest := one_too_many({other: other._host for other in strangers}, self._host):
-            oldest.transport.abort()
-            self.connections.discard(oldest)
-
-    @property
-    def _host(self) -> str:
-        return self.client[0] if self.client else ""
-
 
 class _Server(uvicorn.Server):
-    """A server that does not handle signals."""
+    """A server that neither accepts connections nor handles signals."""
 
-    def connection(self) -> asyncio.Protocol:
-        """The protocol of a connection that is accepted elsewhere."""
-        return _Connection(config=self.config, server_state=self.server_state, app_state={})
+    async def serve_on(self, accepted: socket.socket, place: Place) -> None:
+        """Serve an accepted connection: shake hands with its client, if this server has a certificate."""
+        if accepted.fileno() < 0:  # it had to make room at once
+            return
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        if (handshake := asyncio.current_task()) is not None:
+            place.hang_up = handshake.cancel
+
+        def connection() -> _Connection:
+            made = _Connection(config=self.config, server_state=self.server_state, app_state={})
+            made.place = place
+            return made
+
+        try:
+            await loop.connect_accepted_socket(
+                connection, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S if tls else None
+            )
+        except OSError:  # it fails, or takes too long
+            place.leave()
+        except asyncio.CancelledError:
+            place.leave()
+            raise
 
     @contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -131,8 +140,8 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
     Raises:
         ConfigError: the address cannot be bound.
     """
-    bound = _bind(listen, option)
-    host, port = split_address(listen)[0], bound.getsockname()[1]
+    sockets = _bind(listen, option)
+    host, port = split_address(listen)[0], sockets[0].getsockname()[1]
     server = _Server(
         uvicorn.Config(
             app,
@@ -150,17 +159,22 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
     )
     async with asyncio.TaskGroup() as group:
         server.config.load()
-        group.create_task(server.serve([] if credentials else [bound]), name="http")
-        beside = [group.create_task(_reload(server.config, credentials), name="renewed certificates")]
-        if server.config.ssl:
-            beside.append(group.create_task(accept_tls(bound, server.config.ssl, server.connection), name="handshakes"))
-        try:
-            scheme = "https" if credentials else "http"
-            yield f"{scheme}://{join_address(interfaces_for(host)[0] if host in WILDCARDS else host, port)}"
-        finally:
-            for task in beside:
-                task.cancel()
-            server.should_exit = True
+
+        def welcome(accepted: socket.socket, address: str, place: Place) -> None:
+            handshakes.add(task := asyncio.create_task(server.serve_on(accepted, place), name=f"hello, {address}"))
+            task.add_done_callback(handshakes.discard)
+
+        handshakes = set[asyncio.Task[None]]()
+        with accepting(sockets, places_for_requests(_MOST_CONNECTIONS), welcome):
+            group.create_task(server.serve([]), name="http")
+            reloading = group.create_task(_reload(server.config, credentials), name="renewed certificates")
+            try:
+                scheme = "https" if credentials else "http"
+                yield f"{scheme}://{join_address(interfaces_for(host)[0] if host in WILDCARDS else host, port)}"
+            finally:
+                for task in (reloading, *handshakes):
+                    task.cancel()
+                server.should_exit = True
 
 
 async def _reload(config: uvicorn.Config, credentials: Path | None) -> None:
@@ -172,15 +186,10 @@ async def _reload(config: uvicorn.Config, credentials: Path | None) -> None:
                 await asyncio.to_thread(config.ssl.load_cert_chain, credentials)
 
 
-def _bind(listen: str, option: str) -> socket.socket:
-    host, port = split_address(listen)
+def _bind(listen: str, option: str) -> list[socket.socket]:
     try:
-        family, *_, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]  # fmt: skip
-        return socket.create_server(address[:2], family=family, backlog=64)
+        return bind(listen)
     except OSError as exc:
-        why = os.strerror(exc.errno).lower() if exc.errno and exc.errno > 0 else str(exc)
         raise ConfigError(
-            f"{option} {listen}: cannot listen there: {why}; choose another address, or none to turn it off"
+            f"{option} {listen}: cannot listen there: {why_not(exc)}; choose another address, or none to turn it off"
         ) from exc

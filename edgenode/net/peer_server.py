@@ -24,6 +24,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
+from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
 from edgenode.net.model_sender import ModelSender
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
@@ -219,19 +220,19 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def Meet(self, request: peer_pb2.MeetRequest, context: grpc.aio.ServicerContext) -> peer_pb2.MeetResponse:
         """Answer with this node's identity, checkpoints and data size, and check the peer's identity."""
         try:
-            theirs = self.identity.check(request.identity, context.peer())
+            theirs = self.identity.check(request.identity, peer_of(context))
             require_name(context, theirs.node)
             if self.data is not None and len(self._known_to) < _MAX_KNOWN:
                 self._known_to.add(theirs.node)
                 self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
-                self._mismatch(name_conflict(theirs.node, context.peer()))
+                self._mismatch(name_conflict(theirs.node, peer_of(context)))
             elif self._processes.get(theirs.node, theirs.process) != theirs.process and not self._strangers.full():
                 self._strangers.put_nowait(theirs)
             if request.abort and not self._aborts.full():
                 self._aborts.put_nowait((theirs, Abort(reason_from_wire(request.abort))))
         except DigestMismatch as exc:
-            who = node_of_caller(context) or address_of(context.peer())
+            who = node_of_caller(context) or address_of(peer_of(context))
             limited(log.warning, "met a process of another run", who, exc.what, reason=str(exc))
             if exc.what != "cluster":
                 self._mismatch(exc)
@@ -249,7 +250,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     async def FetchModel(self, request: peer_pb2.FetchModelRequest, context: grpc.aio.ServicerContext) -> None:
         """Stream the model to a newcomer of this run."""
         try:
-            theirs = replace(self.identity, plan_digest="").check(request.identity, context.peer())
+            theirs = replace(self.identity, plan_digest="").check(request.identity, peer_of(context))
             require_name(context, theirs.node)
             if self._model is None:
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
@@ -266,7 +267,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 await self._is_open.wait()
                 silence.reschedule(asyncio.get_running_loop().time() + _HELLO_S)
                 first = await anext(aiter(requests), b"")
-            identity = self.identity.check(_hello(first), context.peer())
+            identity = self.identity.check(_hello(first), peer_of(context))
             require_name(context, identity.node)
             sender = identity.node
             if sender in self._streams:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar
 
 import grpc
@@ -16,7 +16,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from edgenode.addresses import split_address
 from edgenode.errors import ConfigError, EdgenodeError, RemoteProtocolError, SecurityError, TransportError
+from edgenode.net.front import Front, PrivateAddress, peer_of
 from edgenode.net.limited_log import address_of, limited
+from edgenode.net.listener import bind, why_not
+from edgenode.net.open_files import places_for_links
 from edgenode.net.reasons import failure, why
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import role_dns_name
@@ -89,23 +92,32 @@ async def serving(
     Raises:
         ConfigError: the address cannot be bound, or the extra `reflection` is not installed.
     """
-    server = security.server([*_SERVER, ("grpc.max_receive_message_length", most_received)])
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    for name, add in services:
-        add(server)
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-    if reflection:
-        _enable_reflection(server, [*(name for name, _ in services), health.SERVICE_NAME])
-    port = _bind(security, server, listen)
-    await server.start()
-    try:
-        yield port
-    finally:
-        await checks.enter_graceful_shutdown()
-        await server.stop(grace_s)
-        await _calls_ended()
+    sockets = _bind(listen)
+    async with AsyncExitStack() as stack:
+        for bound in sockets:
+            stack.callback(bound.close)
+        private = stack.enter_context(PrivateAddress())
+        front = Front(private, security is not INSECURE, places_for_links())
+        server = security.server([*_SERVER, ("grpc.max_receive_message_length", most_received)], front.prove)
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        for name, add in services:
+            add(server)
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        if reflection:
+            _enable_reflection(server, [*(name for name, _ in services), health.SERVICE_NAME])
+        security.bind(server, f"unix:{private.name}")
+        await server.start()
+        private.hide()
+
+        async def stop() -> None:
+            await checks.enter_graceful_shutdown()
+            await server.stop(grace_s)
+            await _calls_ended()
+
+        async with front.open(sockets, stop):
+            yield sockets[0].getsockname()[1]
 
 
 def _enable_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
@@ -122,24 +134,11 @@ async def _calls_ended() -> None:
         await asyncio.wait(calls, timeout=_CALLS_END_S)
 
 
-def _bind(security: Security, server: grpc.aio.Server, listen: str) -> int:
+def _bind(listen: str) -> list[socket.socket]:
     try:
-        return security.bind(server, listen)
-    except RuntimeError as exc:
-        raise ConfigError(f"cannot listen on {listen}: {_why_not(listen)}") from exc
-
-
-def _why_not(listen: str) -> str:
-    """Return why an address cannot be bound. gRPC hides the reason, so a plain socket binds the same address."""
-    host, port = split_address(listen)
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, address = found[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
+        return bind(listen, dualstack=True)
     except OSError as exc:
-        return (exc.strerror or str(exc)).lower()
-    return "the address is not available"
+        raise ConfigError(f"cannot listen on {listen}: {why_not(exc)}") from exc
 
 
 async def serves(target: str, timeout_s: float, security: Security | None = INSECURE) -> None:
@@ -312,7 +311,7 @@ def broken(error: Exception, target: str) -> EdgenodeError:
 async def reject(context: grpc.aio.ServicerContext, error: BaseException, peer: str = "") -> None:
     """Log one of our errors, and end a call with it. Other errors are raised."""
     if isinstance(error, EdgenodeError):
-        who, why = peer or context.peer(), str(error)
+        who, why = peer or peer_of(context), str(error)
         limited(log.warning, "refused a call", peer or address_of(who), why, peer=who, reason=why)
     await refuse(context, error)
 

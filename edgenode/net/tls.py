@@ -26,6 +26,7 @@ import structlog
 
 from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.door import MOST_OF_ROLE, Door, LiveCalls
+from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
 from edgenode.net.reasons import failure
 from edgenode.security.access import may_call, refusal
@@ -35,6 +36,7 @@ from edgenode.security.subject import Caller, Subject
 log = structlog.get_logger()
 
 Options = Sequence[tuple[str, Any]]
+Admitted = Callable[[grpc.aio.ServicerContext, str], None]  # gets each admitted call, and the id of its key
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Every caller of a process that works without certificates."""
 _SHOW_S = 5.0
@@ -61,16 +63,12 @@ class Security(Protocol):
         """
         ...
 
-    def server(self, options: Options) -> grpc.aio.Server:
-        """A server behind a door."""
+    def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
+        """A server behind a door, which notes each call that it admits."""
         ...
 
-    def bind(self, server: grpc.aio.Server, listen: str) -> int:
-        """Bind a server to host:port. Return the port.
-
-        Raises:
-            RuntimeError: gRPC cannot bind it.
-        """
+    def bind(self, server: grpc.aio.Server, address: str) -> None:
+        """Bind a server to an address of gRPC."""
         ...
 
     def revoke(self, key_ids: Iterable[str]) -> None:
@@ -91,11 +89,12 @@ class Insecure:
         del target, server, keys
         return self
 
-    def server(self, options: Options) -> grpc.aio.Server:
+    def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
+        del admitted
         return grpc.aio.server(options=options, maximum_concurrent_rpcs=MOST_OF_ROLE["node"])
 
-    def bind(self, server: grpc.aio.Server, listen: str) -> int:
-        return int(server.add_insecure_port(listen))
+    def bind(self, server: grpc.aio.Server, address: str) -> None:
+        server.add_insecure_port(address)
 
     def revoke(self, key_ids: Iterable[str]) -> None:
         del key_ids
@@ -136,12 +135,17 @@ class MutualTls:
             raise TransportError(f"{target} shows a key that the plan does not have")
         return MutualTls(replace(own, authority=shown), self.admits)
 
-    def server(self, options: Options) -> grpc.aio.Server:
-        return grpc.aio.server(options=options, interceptors=[Door(self._check, self._calls)])
+    def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
+        async def check(method: str, context: grpc.aio.ServicerContext) -> Caller:
+            found = await self._check(method, context)
+            admitted(context, found[1])
+            return found
+
+        return grpc.aio.server(options=options, interceptors=[Door(check, self._calls)])
 
     async def _check(self, method: str, context: grpc.aio.ServicerContext) -> Caller:
         """Return the caller, if it may call."""
-        who = address_of(context.peer())
+        who = address_of(peer_of(context))
         try:
             if (found := caller(context)) is None:
                 raise SecurityError("a certificate is required")
@@ -152,7 +156,7 @@ class MutualTls:
             if key_id in self._calls.revoked or not self.admits(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
         except SecurityError as exc:
-            facts = {"method": method, "who": who, "peer": context.peer(), "reason": str(exc)}
+            facts = {"method": method, "who": who, "peer": peer_of(context), "reason": str(exc)}
             limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
             raise  # not reached: abort raises
@@ -161,7 +165,7 @@ class MutualTls:
     def revoke(self, key_ids: Iterable[str]) -> None:
         self._calls.revoke(frozenset(key_ids))
 
-    def bind(self, server: grpc.aio.Server, listen: str) -> int:
+    def bind(self, server: grpc.aio.Server, address: str) -> None:
         shown = self._credentials
 
         def newer() -> grpc.ServerCertificateConfiguration | None:
@@ -172,7 +176,7 @@ class MutualTls:
             return _configuration(shown)
 
         current = grpc.dynamic_ssl_server_credentials(_configuration(shown), newer, require_client_authentication=True)
-        return int(server.add_secure_port(listen, current))
+        server.add_secure_port(address, current)
 
 
 def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:

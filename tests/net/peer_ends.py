@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,18 @@ async def failure(work: Awaitable[object]) -> EdgenodeError:
     with pytest.raises(EdgenodeError) as caught:
         await asyncio.wait_for(work, SOON_S)
     return caught.value
+
+
+def is_over(one: socket.socket) -> bool:
+    """Return whether the other end has hung up on a socket that does not block."""
+    try:
+        return one.recv(1 << 16) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

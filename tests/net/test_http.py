@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 from starlette.applications import Starlette
@@ -13,9 +15,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from edgenode.addresses import split_address
-from edgenode.net import handshakes, http
+from edgenode.net import http, listener
 from edgenode.net.http import host_of, serving_http, vouch_for
-from tests.net.peer_ends import until
+from edgenode.net.places import LEAST_S, Places
+from tests.net.peer_ends import is_over, open_files, until
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 HALF = b"GET / HTTP/1.1\r\nhost: loc"
@@ -41,6 +44,13 @@ async def sent(address: str, request: bytes) -> Ends:
     writer.write(request)
     await asyncio.sleep(0)
     return reader, writer
+
+
+def half_open(address: str) -> socket.socket:
+    one = socket.create_connection(split_address(address))
+    one.sendall(HALF)
+    one.setblocking(False)
+    return one
 
 
 async def answered(reader: asyncio.StreamReader) -> bool:
@@ -72,25 +82,60 @@ async def test_byte_now_and_then_does_not_keep_a_connection(monkeypatch: pytest.
 
 
 async def test_known_client_keeps_its_connection_among_half_open_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshakes, "_MOST_AT_AN_ADDRESS", 4)
+    monkeypatch.setattr(http, "places_for_requests", lambda proven: Places(6, proven, proven))
     async with served() as address, asyncio.timeout(10):
         known, to_known = await sent(address, KNOWN)
         assert await answered(known)
-        crowd = [await sent(address, HALF) for _ in range(20)]
+        crowd = [half_open(address) for _ in range(20)]
 
-        def gone() -> list[bool]:
-            return [reader.at_eof() or reader.exception() is not None for reader, _ in crowd]
+        def gone() -> int:
+            return sum(map(is_over, crowd))
 
-        await until(lambda: sum(gone()) == 16)
-        await asyncio.sleep(0.2)
-        assert gone() == [True] * 16 + [False] * 4  # the oldest made room
+        await until(lambda: gone() == 16)  # the others have places
+        await asyncio.sleep(LEAST_S)
+        assert gone() == 16
         stranger, to_stranger = await sent(address, GET)
         assert await answered(stranger)
         await known.readuntil(b"hello")
         to_known.write(GET)
         assert await answered(known)
-        for _, writer in (*crowd, (known, to_known), (stranger, to_stranger)):
-            writer.close()
+        for one in (*crowd, to_known, to_stranger):
+            one.close()
+
+
+async def test_crowd_is_never_more_than_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even for a moment: a process that takes all that arrives at once runs out of file descriptors."""
+    monkeypatch.setattr(http, "places_for_requests", lambda proven: Places(6, proven, proven))
+    async with served() as address, asyncio.timeout(20):
+        with ExitStack() as stack:
+            crowd = [stack.enter_context(socket.create_connection(split_address(address))) for _ in range(300)]
+            before = open_files()
+            for _ in range(50):
+                await asyncio.sleep(0)
+                assert open_files() <= before + 6 + 1
+            assert len(crowd) == 300
+
+
+async def test_server_without_descriptors_continues_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listener, "_PAUSE_S", 0.05)
+    async with served() as address, asyncio.timeout(20):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with ExitStack() as stack:
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(split_address(address))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() - 1, hard))
+            try:
+                await asyncio.sleep(0.3)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        reader, writer = await sent(address, GET)
+        assert await answered(reader)
+        writer.close()
+    assert caplog.records == []  # asyncio logs a trace for each connection
+    assert capsys.readouterr().out.count("cannot accept connections") == 1
 
 
 @pytest.mark.parametrize(

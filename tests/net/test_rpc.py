@@ -25,6 +25,7 @@ from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security.certificates import make_authority, make_credentials
 from edgenode.security.subject import CONTROLLER
+from tests.floods.connections import HELLO
 
 ANY = "127.0.0.1:0"
 IDENTITY = Identity("home", "n0", "run")
@@ -206,10 +207,13 @@ def test_insecure_processes_listen_on_loopback_only() -> None:
 
 
 async def test_half_open_handshake_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's own limit, after a whole ClientHello."""
     assert ("grpc.server_handshake_timeout_ms", 10_000) in rpc._SERVER
     monkeypatch.setattr(rpc, "_SERVER", [("grpc.server_handshake_timeout_ms", 300)])
     security = MutualTls(make_credentials(make_authority("home"), CONTROLLER), lambda subject, key_id: True)
     async with serving("127.0.0.1:0", [], 0.0, security=security) as port, asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HELLO)
+        assert await reader.read()  # the server's part of the handshake
         assert await reader.read() == b""
         writer.close()
