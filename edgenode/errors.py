@@ -100,6 +100,10 @@ class CheckpointError(EdgenodeError):
     """A checkpoint is missing, torn or of another run. It is refused by name and never loaded."""
 
 
+class NoFreeFile(CheckpointError):
+    """Nothing could be opened or written, because no file descriptor is free. Another attempt can succeed."""
+
+
 class OtherRun(CheckpointError):
     """State on disk belongs to a run with another configuration. The text names the keys, or both digests."""
 

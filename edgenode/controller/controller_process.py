@@ -38,6 +38,7 @@ from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.registry import NodeRegistry, within
 from edgenode.controller.run_end import log_end, until_over
+from edgenode.controller.saving import save_when_possible
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.events import (
@@ -62,6 +63,7 @@ from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
+from edgenode.net.open_files import raise_limit
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import Services, serving
@@ -288,7 +290,7 @@ class Controller:
             case StepDown(reason):
                 raise ConfigError(f"{reason}; if that controller is lost for good, start this one with --recover")
             case Persist():
-                await asyncio.to_thread(self.state.save, action)
+                await save_when_possible(self.state, action)
             case Reply(request_id, start, error) if request_id == UNREQUESTED:
                 if error:
                     log.warning("change rejected", reason=error)
@@ -344,6 +346,7 @@ def run_controller(options: ControllerOptions) -> bool:
         EdgenodeError: it could not start, or another controller leads the run.
         KeyboardInterrupt: it was interrupted.
     """
+    raise_limit()
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:

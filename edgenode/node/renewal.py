@@ -49,10 +49,12 @@ async def keep_renewed(
     """
     while True:
         await asyncio.sleep(check_s)
-        if not (target := controller()) or not await asyncio.to_thread(is_due, path):
+        if not (target := controller()):
             continue
         own = security.credentials
         try:
+            if not await asyncio.to_thread(is_due, path):
+                continue
             renewed = await CredentialClient(target, security).renew(
                 own, make_key() if standing.is_member() else own.key
             )

@@ -1,4 +1,4 @@
-"""Records the history of a run. If the disk fails, only the history is lost.
+"""Records the history of a run. While the disk fails, only the history has a gap.
 
 All writing is done in one thread, in order, so that a slow disk does not block the event loop.
 """
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 _T = TypeVar("_T")
 _SAMPLE_EVERY_S = 1.0
 _EVENTS_SHOWN = 100
+_EVENTS_KEPT = 1000  # while they cannot be written
 
 
 class RecordedRun(Protocol):
@@ -59,7 +60,8 @@ class RunRecorder:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="history")
 
     async def record(self) -> None:
-        """Record until cancelled, or until the disk fails."""
+        """Record until cancelled. While the disk fails, moments are lost, and the newest events are kept."""
+        failed = False
         while True:
             await asyncio.sleep(_SAMPLE_EVERY_S)
             if (plan := self._run.state.plan) is None or not self._is_under_way():
@@ -67,8 +69,14 @@ class RunRecorder:
             try:
                 await self._sample(plan)
             except CheckpointError as exc:
-                log.warning("the run continues without a history", reason=str(exc))
-                return
+                if not failed:
+                    log.warning("the run continues without a history", reason=str(exc))
+                failed = True
+                del self._news[:-_EVENTS_KEPT]
+                continue
+            if failed:
+                log.info("the history is recorded again")
+            failed = False
 
     def observe(self, plan: Plan | None, paused: bool, halted_by: str = "by an operator") -> None:
         """Note what is new. To be called after every change, so that no short pause is missed."""

@@ -25,8 +25,8 @@ from edgenode.core.protocol.controller.changes import requests_from_json, reques
 from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
-from edgenode.errors import CheckpointError, OtherRun, RemoteProtocolError
-from edgenode.storage.filesystem import REAL_DISK, make_durable, put_in_place
+from edgenode.errors import CheckpointError, NoFreeFile, OtherRun, RemoteProtocolError
+from edgenode.storage.filesystem import REAL_DISK, lacks_files, make_durable, put_in_place
 
 _APPLICATION = int.from_bytes(b"edgn")
 _FORMAT = 2
@@ -62,14 +62,19 @@ class ControllerState:
         self._run_digest, self._config = run_digest, config
 
     def save(self, persist: Persist) -> None:
-        """Replace what was saved. It is on the medium when this returns."""
+        """Replace what was saved. It is on the medium when this returns.
+
+        Raises:
+            NoFreeFile: no file descriptor is free.
+        """
         try:
             if self.path.exists():
                 self._write(self.path, persist)
             else:
                 self._create(persist)
         except (OSError, sqlite3.Error) as exc:
-            raise CheckpointError(f"cannot write {self.path}: {exc}") from exc
+            kind = NoFreeFile if lacks_files(exc, self.path) else CheckpointError
+            raise kind(f"cannot write {self.path}: {exc}") from exc
 
     def load(self) -> Persist | None:
         """Load what was saved last. None if nothing was, or the run is over.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -112,3 +113,14 @@ def default_state_dir(cluster: str, name: str) -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("edgenode") / cluster / name
+
+
+def lacks_files(error: Exception, path: Path) -> bool:
+    """Return whether a write of a file failed because no file descriptor is free.
+
+    SQLite does not say so: it cannot open a file, although this process may.
+    """
+    if isinstance(error, sqlite3.Error):
+        no_entry = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN
+        return no_entry and os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ class Recorder:
         now = time.monotonic() if now is None else now
         due = now >= self._due and bool(status.nodes)
         if due or events:
-            with opened(self._history.path) as database:
+            with self._transaction() as database:
                 self._write_events(database, events)
                 if due:
                     self._due = now + self._every_s
@@ -196,10 +197,21 @@ class Recorder:
 
     def end(self, status: ClusterStatus, outcome: str, events: Sequence[RunEvent] = ()) -> None:
         """Record the last events, the last status and the outcome."""
-        with opened(self._history.path) as database:
+        with self._transaction() as database:
             self._write_events(database, events)
             self._write(database, status, time.monotonic())
             database.execute("UPDATE run SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, self.run))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Open the history. If the transaction fails, the numbers of moments and events are as before, too."""
+        numbers = self._tick, self._taken, self._event, self._every_s, self._due
+        try:
+            with opened(self._history.path) as database:
+                yield database
+        except BaseException:
+            self._tick, self._taken, self._event, self._every_s, self._due = numbers
+            raise
 
     def _write_events(self, database: sqlite3.Connection, events: Sequence[RunEvent]) -> None:
         for event in events:

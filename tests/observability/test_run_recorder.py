@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode.config.schema import Config
 from edgenode.core.protocol.plan.plan import Plan, create_plan
@@ -20,6 +21,7 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.observability import run_recorder
 from edgenode.observability.run_recorder import RunRecorder
 from edgenode.storage.run_history import Recorder, RunEvent, RunHistory
+from tests.net.descriptors import none_free
 
 PLAN = create_plan("home", [Member("n0")], Schedule((GraphSpec("a"),), 1))
 
@@ -167,3 +169,25 @@ async def test_new_run_of_the_same_configuration_is_another_one(tmp_path: Path) 
     await recorded(tmp_path, Run())
     await recorded(tmp_path, Run())
     assert len(RunHistory(tmp_path).runs()) == 2
+
+
+async def test_history_continues_when_a_file_can_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
+    run = Run()
+    recorder = RunRecorder(Config(), tmp_path, False, run)
+    with capture_logs() as logged:
+        recording = asyncio.create_task(recorder.record())
+        while not run.restored:  # noqa: ASYNC110  (the history is opened in a thread)
+            await asyncio.sleep(0.001)
+        with none_free():
+            await asyncio.sleep(0.1)
+            recorder.note(RunEvent(1.0, 3, "poison alarm", "from n0"))
+            await asyncio.sleep(0.1)
+        while "the history is recorded again" not in [line["event"] for line in logged]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        recording.cancel()
+    await recorder.end(ended_well=True)
+    assert sum(line["log_level"] == "warning" for line in logged) == 1
+    assert [event["kind"] for event in recorder.events()] == ["started", "poison alarm", "finished"]

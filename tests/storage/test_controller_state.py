@@ -21,8 +21,9 @@ from edgenode.core.protocol.plan.resume import restore_plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import CheckpointError
+from edgenode.errors import CheckpointError, NoFreeFile
 from edgenode.storage.controller_state import ControllerState
+from tests.net.descriptors import none_free
 
 PLAN = create_plan("home", [Member("n0", 0, "10.0.0.1:7600"), Member("n1")], Schedule((GraphSpec("a"),), every=3))
 REMEDY = "start with --recover to take the plan from the running nodes"
@@ -206,6 +207,7 @@ from edgenode.core.protocol.events import Persist
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.storage.controller_state import ControllerState
+from tests.net.descriptors import none_free
 
 def save_forever():
     state, plan = ControllerState(Path(sys.argv[1]), "run"), Plan((Record.from_json(sys.argv[2]),))
@@ -249,3 +251,21 @@ def test_finished_saves_survive_sigkill(state: ControllerState) -> None:
             assert loaded.ballot == 2 * (loaded.term - 1)
             assert len(loaded.plan.records) > 1
     assert saved_term >= 20
+
+
+@pytest.mark.parametrize("has_saved", [False, True])
+def test_lack_of_file_descriptors_is_an_error_of_its_own(tmp_path: Path, has_saved: bool) -> None:
+    state = ControllerState(tmp_path, "run")
+    if has_saved:
+        state.save(a_persist(1))
+    with none_free(), pytest.raises(NoFreeFile):
+        state.save(a_persist(2))
+    state.save(a_persist(2))
+    assert state.load() == a_persist(2)
+
+
+def test_folder_that_is_gone_is_no_lack_of_descriptors(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError) as caught:
+        ControllerState(tmp_path / "file" / "state", "run").save(a_persist())
+    assert not isinstance(caught.value, NoFreeFile)
