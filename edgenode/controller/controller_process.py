@@ -63,7 +63,6 @@ from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
-from edgenode.net.open_files import raise_limit
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import Services, serving
@@ -346,7 +345,6 @@ def run_controller(options: ControllerOptions) -> bool:
         EdgenodeError: it could not start, or another controller leads the run.
         KeyboardInterrupt: it was interrupted.
     """
-    raise_limit()
     for name, reason in GRAPHS.add_all().items():  # an operator may choose any of them
         log.warning("skipping the graph of an extension", graph=name, reason=reason)
     try:

@@ -34,7 +34,6 @@ from edgenode.errors import (
 )
 from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
-from edgenode.net.open_files import raise_limit
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import serving
@@ -110,7 +109,6 @@ class NodeProcess:
         Raises:
             EdgenodeError: the node could not join, or the run failed.
         """
-        raise_limit()
         began = time.monotonic()
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
