@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from edgenode.net.front import peer_of
 from edgenode.net.limited_log import limited
 from edgenode.security.subject import Caller, Role
 
@@ -131,7 +132,7 @@ class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]
     async def _serve(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> Any:
         who = await self._check(self._method, context)
         if why := self._calls.too_many(who, self._method):
-            facts = {"method": self._method, "who": str(who[0]), "peer": context.peer(), "reason": why}
+            facts = {"method": self._method, "who": str(who[0]), "peer": peer_of(context), "reason": why}
             limited(log.warning, "refused a call", str(who[0]), why, **facts)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
         with self._calls.counted(who, self._method):
