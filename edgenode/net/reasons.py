@@ -6,6 +6,8 @@ gRPC has no details for many failures, and shows those of TLS as text of its C c
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import socket
 import ssl
@@ -38,6 +40,7 @@ _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's codes
 _OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|CERTIFICATE_EXPIRED")
 # gRPC's C core wraps what matters in addresses, names of states and codes.
 _OF_ITS_CORE = re.compile(r"(?:failed to connect to all addresses; )?(?:last error: )?(?:UNAVAILABLE|UNKNOWN): ")
+_OF_TCP = re.compile(r"Failed to connect to remote host: (.+)$")
 
 
 def failure(what: str, error: Exception) -> TransportError:
@@ -103,6 +106,9 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     details = " ".join((error.details() or "").split())
     if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
         return _NOT_OURS
+    if found := _OF_TCP.search(details):
+        number = next((number for number in errno.errorcode if os.strerror(number) == found[1]), 0)
+        return _why_connection(OSError(number, found[1]))
     details = _OF_ITS_CORE.sub("", details)
     return f"{error.code().name.lower().replace('_', ' ')}: {details or _CODES.get(error.code(), 'it says no more')}"
 

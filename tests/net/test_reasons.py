@@ -65,6 +65,22 @@ def test_connection_that_fails_says_why(error: OSError, words: str) -> None:
     assert str(failure("10.0.0.5:7700", error)).startswith("10.0.0.5:7700: ")
 
 
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        ("Connection refused", "connection refused: nothing listens there"),
+        ("Connection timed out", "no answer: it is off, or a firewall drops"),
+        ("No route to host", "no route to host"),
+        ("Something of another system", "something of another system"),
+    ],
+)
+def test_reason_of_tcp_is_found_in_the_text_of_grpc(details: str, words: str) -> None:
+    core = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Failed to connect to remote host: "
+    )
+    assert why(call_error(grpc.StatusCode.UNAVAILABLE, core + details)).startswith(words)
+
+
 def test_expired_certificate_in_the_text_of_grpc_is_the_clock() -> None:
     text = (
         "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.2:7700: Ssl handshake failed "
