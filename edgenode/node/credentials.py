@@ -10,7 +10,7 @@ import structlog
 
 from edgenode.addresses import split_address
 from edgenode.core.protocol.plan.signatures import UNSIGNED, FoundingRecordOnly, Verifier
-from edgenode.errors import ConfigError, EdgenodeError, SecurityError
+from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, SecurityError
 from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired
 from edgenode.net.rpc import refuse_beyond_loopback
@@ -90,6 +90,20 @@ def enrolled(options: NodeOptions) -> Security:
     write_credentials(options.credentials, credentials)
     log.info("enrolled: from now on, no invite is needed", node=options.name, certificate=str(options.credentials))
     return MutualTls(credentials, lambda subject, key_id: True)
+
+
+def enrolled_again(options: NodeOptions, error: NotAdmitted) -> Security:
+    """Use the invite of a node whose certificate is not valid any more.
+
+    Raises:
+        NotAdmitted: the given error, if the invite is not valid either: the node was started as before.
+        EdgenodeError: as `node_security`.
+    """
+    log.warning("using the invite, because the certificate is not valid any more", reason=str(error))
+    try:
+        return enrolled(options)
+    except NotAdmitted as refused:
+        raise error from refused
 
 
 def _needs_invite(options: NodeOptions) -> bool:

@@ -40,7 +40,7 @@ from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
-from edgenode.node.credentials import enrolled, verifier
+from edgenode.node.credentials import enrolled_again, verifier
 from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.joining import ControllerBootstrap, LocalNode, announced
@@ -336,8 +336,8 @@ def run_node(
             except NotAdmitted as exc:
                 if options.join is None:
                     raise
-                log.warning("using the invite, because the certificate is not valid any more", reason=str(exc))
-                options = replace(options, security=enrolled(options), join=None, fresh=False, resume_from=None)
+                security = enrolled_again(options, exc)
+                options = replace(options, security=security, join=None, fresh=False, resume_from=None)
             except (Evicted, PeerRestarted) as exc:
                 again = "rejoining as a newcomer" if isinstance(exc, Evicted) else "resuming from a checkpoint with it"
                 log.warning(again, reason=str(exc))

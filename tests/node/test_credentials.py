@@ -19,7 +19,7 @@ from edgenode.errors import ConfigError, NotAdmitted, SecurityError
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.tls import MutualTls
-from edgenode.node.credentials import node_security, read_invite
+from edgenode.node.credentials import enrolled_again, node_security, read_invite
 from edgenode.node.node_options import NodeOptions, node_options
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials, fingerprint
@@ -122,6 +122,18 @@ async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home
         options.credentials.unlink()
         with pytest.raises(NotAdmitted, match="it was used before, or has expired"):
             await start(options, invite)
+
+
+async def test_revocation_and_not_the_used_invite_is_named(home: Home, options: NodeOptions) -> None:
+    """A board is started with the command that it was always started with, after its key was revoked."""
+    async with home.served():
+        invite = home.invite()
+        await start(options, invite)
+        revoked = NotAdmitted("the key of node n0 is not valid: it was revoked")
+        with pytest.raises(NotAdmitted, match="it was revoked"):
+            await asyncio.to_thread(enrolled_again, replace(options, join=invite), revoked)
+        security = await asyncio.to_thread(enrolled_again, replace(options, join=home.invite("n0")), revoked)
+        assert isinstance(security, MutualTls)
 
 
 @pytest.mark.parametrize(("typed", "error"), [("inv-typo", SecurityError), ("no/such/file", ConfigError)])
