@@ -36,7 +36,7 @@ from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
-from edgenode.controller.registry import NodeRegistry, within
+from edgenode.controller.registry import NodeRegistry, removed, within
 from edgenode.controller.run_end import log_end, until_over
 from edgenode.controller.saving import save_when_possible
 from edgenode.core.protocol.controller.cluster import Cluster
@@ -54,7 +54,7 @@ from edgenode.core.protocol.events import (
     Send,
     StepDown,
 )
-from edgenode.core.protocol.orders import Join, Leadership, Order, Refuse, Standby
+from edgenode.core.protocol.orders import Join, Leadership, Order, Standby
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtocolError, first_cause
@@ -276,7 +276,7 @@ class Controller:
 
     async def _perform_all(self, actions: Sequence[ClusterAction]) -> None:
         """Bring the registry up to date, then perform the actions in their order."""
-        self.nodes.forget(_removed(actions) - self.cluster.state.membership.present.keys())
+        self.nodes.forget(removed(actions) - self.cluster.state.membership.present.keys())
         self.nodes.add_members(self.cluster.state.plan)
         for action in actions:
             await self._perform(action)
@@ -324,15 +324,6 @@ class Controller:
 
 def _changes_link(event: ClusterEvent) -> bool:
     return isinstance(event, Disconnected) or (isinstance(event, Reported) and isinstance(event.report, Join))
-
-
-def _removed(actions: Sequence[ClusterAction]) -> set[str]:
-    """The nodes that actions evict or refuse."""
-    removed = {action.node for action in actions if isinstance(action, Send) and isinstance(action.order, Refuse)}
-    for action in actions:
-        if isinstance(action, Persist):
-            removed |= {node for node, _ in action.plan.latest.evictions}
-    return removed
 
 
 def run_controller(options: ControllerOptions) -> bool:

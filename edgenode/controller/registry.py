@@ -6,12 +6,14 @@ Which nodes are connected is a fact of the cluster, and is not kept here.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from edgenode.controller.liveness import LastReport
+from edgenode.core.protocol.events import ClusterAction, Persist, Send
+from edgenode.core.protocol.orders import Refuse
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.errors import RemoteProtocolError
@@ -34,6 +36,15 @@ def within(rounds: int, status: NodeStatus) -> NodeStatus:
         if t > rounds:
             raise RemoteProtocolError(f"a report of round {t} of a run of {rounds} rounds")
     return replace(status, rounds=min(status.rounds, rounds))
+
+
+def removed(actions: Sequence[ClusterAction]) -> set[str]:
+    """The nodes that actions evict or refuse."""
+    removed = {action.node for action in actions if isinstance(action, Send) and isinstance(action.order, Refuse)}
+    for action in actions:
+        if isinstance(action, Persist):
+            removed |= {node for node, _ in action.plan.latest.evictions}
+    return removed
 
 
 @dataclass
