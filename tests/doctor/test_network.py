@@ -111,7 +111,9 @@ async def test_given_peers_are_dialled() -> None:
         there, gone = f"127.0.0.1:{port}", "127.0.0.1:9"
         (found,) = [finding async for finding in network.others("home", "none", (there, gone), LOOPBACK)]
     assert found.level is Level.WARNING
-    assert found.text.startswith(f"{there}, {gone}; no answer from {gone} (no server answers at {gone}: unavailable: ")
+    assert found.text.startswith(
+        f"{there}, {gone}; no answer from {gone} (no server answers at {gone}: connection refused: "
+    )
     assert "open its port in the firewall" in found.remedy
 
 
