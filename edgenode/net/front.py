@@ -20,6 +20,7 @@ import itertools
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -38,26 +39,30 @@ _PIECE = memoryview(bytearray(256 * 1024))  # all connections read into it, in t
 _DEAD_AFTER_MS = 20_000
 _DRAIN_S = 0.2
 _MARK = "edgenode-"
+_HIDES = sys.platform == "linux"
 
 
 def peer_of(context: grpc.aio.ServicerContext) -> str:
     """The address of a caller, host:port."""
     shown = unquote(context.peer())
-    return shown.rpartition("/")[2] if _MARK in shown else shown
+    return shown.rpartition("/")[2].partition("-")[2] if _MARK in shown else shown
 
 
 class PrivateAddress:
-    """A Unix socket that gRPC listens at. Only this process can connect to it, and it leaves no file behind.
+    """A Unix socket that gRPC listens at, in a folder that only this user can enter.
 
-    Its name exists only while gRPC binds it. Later connections go through a descriptor of the socket.
+    On Linux only this process can connect to it. Its name exists only while gRPC binds it, later connections go through
+    a descriptor of the socket, and connections have names that are no files.
 
     Attributes:
-        name: of a folder that only this user can enter.
+        name: the path that gRPC listens at.
+        prefix: the beginning of the names of all connections to it.
     """
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix=_MARK))
         self.name = f"{self._folder}/grpc"
+        self.prefix = f"{_MARK}{secrets.token_hex(8)}" if _HIDES else str(self._folder)
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -67,7 +72,9 @@ class PrivateAddress:
         self.close()
 
     def hide(self) -> None:
-        """Remove the name. To be called when gRPC listens."""
+        """Remove the name where that is possible. To be called when gRPC listens."""
+        if not _HIDES:
+            return
         self._file = os.open(self.name, os.O_PATH | os.O_CLOEXEC)
         self._remove()
 
@@ -79,15 +86,18 @@ class PrivateAddress:
         self._remove()
 
     def connect(self, name: str) -> socket.socket:
-        """Connect under a name, which the other end sees.
+        """Connect under a name, which the other end sees. It begins with the prefix.
 
         Raises:
             OSError: gRPC does not accept the connection now, or no file descriptor is free.
         """
-        ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        ours = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
         try:
-            ours.bind(f"\0{name}")
-            ours.connect(f"/proc/self/fd/{self._file}")
+            ours.bind(f"\0{name}" if _HIDES else name)
+            ours.connect(f"/proc/self/fd/{self._file}" if _HIDES else self.name)
+            if not _HIDES:
+                Path(name).unlink()
         except OSError as exc:
             ours.close()
             raise ConnectionRefusedError("gRPC accepts no connection now") from exc
@@ -109,7 +119,7 @@ class Front:
     def __init__(self, private: PrivateAddress, tls: bool, places: Places) -> None:
         self._private, self._is_opened = private, _tls_opened if tls else bool
         self.places, self._trusted = places, not tls
-        self._name, self._numbers = f"{_MARK}{secrets.token_hex(8)}", itertools.count()
+        self._numbers = itertools.count()
         self._links: dict[str, _Link] = {}  # by the name of their connection to gRPC
         self._is_empty = asyncio.Event()
 
@@ -140,7 +150,7 @@ class Front:
             link.place.prove(who)
 
     def _welcome(self, guest: socket.socket, address: str, place: Place) -> None:
-        name = f"{self._name}/{next(self._numbers)}/{address}"
+        name = f"{self._private.prefix}/{next(self._numbers)}-{address}"
         link = _Link(guest, place, self._is_opened, lambda: self._private.connect(name), lambda: self._ended(name))
         self._links[name] = link
         if self._trusted:
