@@ -22,6 +22,7 @@ import secrets
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -35,11 +36,21 @@ from edgenode.net.places import Place, Places
 
 _OPENING_S = 10.0
 _RECORD, _HANDSHAKE, _MOST_OF_A_RECORD = 5, b"\x16\x03", 16 * 1024
-_PIECE = memoryview(bytearray(256 * 1024))  # all connections read into it, in turn
+_PIECE_BYTES = 256 * 1024
 _DEAD_AFTER_MS = 20_000
 _DRAIN_S = 0.2
 _MARK = "edgenode-"
 _HIDES = sys.platform == "linux"
+
+
+class _Buffer(threading.local):
+    """What the connections of one thread read into, in turn."""
+
+    def __init__(self) -> None:
+        self.piece = memoryview(bytearray(_PIECE_BYTES))
+
+
+_BUFFER = _Buffer()
 
 
 def peer_of(context: grpc.aio.ServicerContext) -> str:
@@ -201,9 +212,9 @@ class _Link:
     def _open(self) -> None:
         """Read the beginning, and pass the connection on when the first message is there."""
         try:
-            count = self._guest.recv_into(_PIECE, _RECORD + _MOST_OF_A_RECORD - len(self._first))
-            self._first += _PIECE[:count]
-            if not count:
+            read = self._guest.recv(_RECORD + _MOST_OF_A_RECORD - len(self._first))
+            self._first += read
+            if not read:
                 self.close()
             elif self._is_opened(self._first):
                 self._pass_on()
@@ -256,19 +267,20 @@ class _Way:
         failed: called when one of them has failed.
     """
 
-    __slots__ = ("_ended", "_failed", "_loop", "_rest", "_sink", "_source")
+    __slots__ = ("_ended", "_failed", "_loop", "_piece", "_rest", "_sink", "_source")
 
     def __init__(
         self, source: socket.socket, sink: socket.socket, ended: Callable[[], None], failed: Callable[[], None]
     ) -> None:
         self._source, self._sink, self._ended, self._failed = source, sink, ended, failed
         self._loop, self._rest = asyncio.get_running_loop(), memoryview(b"")
+        self._piece = _BUFFER.piece
         self._loop.add_reader(source, self._read)
 
     def _read(self) -> None:
         try:
-            if count := self._source.recv_into(_PIECE):
-                self._send(_PIECE[:count])
+            if count := self._source.recv_into(self._piece):
+                self._send(self._piece[:count])
             else:
                 self._ended()
         except BlockingIOError:
