@@ -4,7 +4,7 @@
    others, such as those of printers and phones, are dropped.
 2. A packet costs as many entries as it says that it has: parsing takes time for each. In a second, one source may send
    `EACH` entries, and all together `ALL`. What exceeds a limit is dropped. Nothing is lost by that, because questions
-   are repeated, and answered again.
+   are repeated, and answered again. What this machine sends is not limited: it may have many nodes.
 3. zeroconf gets the questions, and answers them. It gets only those answers that this machine has sent, because it does
    not repeat them within a second. The answers of others go to the listener, and never into zeroconf's cache.
 """
@@ -67,13 +67,14 @@ class MdnsGate(asyncio.DatagramProtocol):
         if len(data) not in _SIZES or not any(name in data.lower() for name in _OURS):
             return
         entries = max(1, sum(unpack_from("!4H", data, 4)))
-        if not self._budget.take(source, entries, asyncio.get_running_loop().time()):
+        is_own = source in self._own
+        if not is_own and not self._budget.take(source, entries, asyncio.get_running_loop().time()):
             self._dropped(source)
             return
         is_response = data[2] & _IS_RESPONSE
         if is_response:
             self._answered(data, source)
-        if not is_response or source in self._own:
+        if not is_response or is_own:
             self._zeroconf.datagram_received(data, addr)
 
     def error_received(self, exc: Exception) -> None:
