@@ -123,32 +123,31 @@ def _print_keys(found: Mapping[Subject, str], as_json: bool) -> None:
 @role_option
 @yes_option
 @click.option(
-    "--state-dir",
+    "--authority",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="State folder of the controller, to revoke the key there. For a controller that is stopped, or does "
-    "not answer.",
+    help="Folder of the authority, to revoke the key there: for a controller that is stopped, or does not answer.",
 )
 @cluster_options
-def revoke(name: str, role: str, yes: bool, state_dir: Path | None, where: Where) -> None:
+def revoke(name: str, role: str, yes: bool, authority: Path | None, where: Where) -> None:
     """Revoke the key of NAME: every process of the cluster refuses it from now on, and ends its connections.
 
     A node that is a member is evicted. It can come back with another key (edgenode invite NAME).
 
-    With --state-dir, the command calls nobody. A controller that runs acts on it within a second, and another one when
+    With --authority, the command calls nobody. A controller that runs acts on it within a second, and another one when
     it starts.
 
     \b
     Examples:
       edgenode revoke pi-3
       edgenode revoke anna --role operator      edgenode keys lists the roles and names
-      sudo edgenode revoke pi-3 --state-dir /var/lib/edgenode-controller
+      sudo edgenode revoke pi-3 --authority /var/lib/edgenode-controller/authority
     """
     subject = Subject(cast(Role, role), name)
     evicted = ", and is evicted if it is a member" if role == "node" else ""
     confirm(f"Revoke the key of {subject}? It can come back with a new invite only{evicted}.", yes)
-    if state_dir is not None:
-        key_id = _authority(state_dir / AUTHORITY, "--state-dir is the folder of a controller").revoke(subject)
+    if authority is not None:
+        key_id = _authority(authority, "a controller's is in its --state-dir").revoke(subject)
     else:
         key_id = with_credentials(where, lambda client: client.revoke(subject))
     click.echo(f"the key {key_id[:16]} of {subject} is revoked")

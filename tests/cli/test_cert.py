@@ -38,15 +38,13 @@ def test_issued_key_gets_another_certificate(tmp_path: Path) -> None:
 def test_key_is_revoked_in_the_folder_of_a_stopped_controller(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority", "home")
     key = authority.make(Subject("node", "pi-3")).key_id
-    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path)])
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--authority", str(tmp_path / "authority")])
     assert (found.exit_code, found.output) == (0, f"the key {key[:16]} of node pi-3 is revoked\n")
     assert authority.revoked() == {key} and not authority.admits(Subject("node", "pi-3"), key)
-    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path)])
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--authority", str(tmp_path / "authority")])
     assert (found.exit_code, found.stderr) == (1, "edgenode: node pi-3 has no key\n")
-    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--state-dir", str(tmp_path / "x")])
-    assert (
-        found.exit_code == 2 and "x/authority does not exist: --state-dir is the folder of a controller" in found.stderr
-    )
+    found = CliRunner().invoke(group, ["revoke", "pi-3", "--yes", "--authority", str(tmp_path / "x")])
+    assert found.exit_code == 2 and "x does not exist: a controller's is in its --state-dir" in found.stderr
 
 
 def test_file_that_is_missing_or_of_another_name_is_refused(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_key_is_revoked_while_the_controller_does_not_answer(fleet: Fleet) -> No
     for node in (*others, revoked):
         node.logs("epoch done")
     with controller.suspended():
-        fleet.command("revoke", "node-2", "--yes", "--state-dir", str(fleet.state("controller")))
+        fleet.command("revoke", "node-2", "--yes", "--authority", str(fleet.state("controller") / "authority"))
     for listener in (controller, *others):
         listener.logs("ending the calls of a revoked key")
     revoked.exits(3)
