@@ -8,13 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 # PostgreSQL ignores these for folders too. A folder without read permission was not made by this process, and some file
 # systems cannot flush a folder.
+_SQLITE_CANTOPEN = 14  # sqlite3.SQLITE_CANTOPEN. Nodes do not import sqlite3
 _FOLDER_CANNOT_BE_FLUSHED = (errno.EACCES, errno.EBADF, errno.EINVAL)
 
 
@@ -120,7 +120,10 @@ def lacks_files(error: Exception, path: Path) -> bool:
 
     SQLite does not say so: it cannot open a file, although this process may.
     """
-    if isinstance(error, sqlite3.Error):
-        no_entry = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN
-        return no_entry and os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    if (code := getattr(error, "sqlite_errorcode", None)) is not None:
+        return (
+            code == _SQLITE_CANTOPEN
+            and os.access(path.parent, os.W_OK)
+            and (not path.exists() or os.access(path, os.W_OK))
+        )
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 
 import httpx
@@ -36,9 +36,12 @@ async def page(authority: Authority) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def opened(browser: httpx.AsyncClient, number: int, request: str) -> list[Ends]:
-    """Connections that have sent the beginning of a request, and read nothing."""
+    """Connections from elsewhere that have sent the beginning of a request, and read nothing. Some may be refused."""
     host, port = split_address(browser.base_url.netloc.decode())
-    ends = [await asyncio.open_connection(host, port) for _ in range(number)]
+    ends: list[Ends] = []
+    for _ in range(number):
+        with suppress(OSError):
+            ends.append(await asyncio.open_connection(host, port, local_addr=("127.0.0.2", 0)))
     for _, writer in ends:
         writer.write(request.format(host=f"{host}:{port}").encode())
         await asyncio.sleep(0)

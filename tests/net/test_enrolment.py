@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,8 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
 async def test_device_enrols_beside_300_half_open_handshakes(authority: Authority) -> None:
     async with served(authority) as address, AsyncExitStack() as stack, asyncio.timeout(30):
         where = split_address(address)
-        crowd = [stack.enter_context(await asyncio.to_thread(socket.create_connection, where)) for _ in range(300)]
+        elsewhere = partial(socket.create_connection, where, source_address=("127.0.0.2", 0))
+        crowd = [stack.enter_context(await asyncio.to_thread(elsewhere)) for _ in range(300)]
         for half_open in crowd:
             half_open.setblocking(False)
         await asyncio.to_thread(enrol, invite(authority, address), "n0")

@@ -184,7 +184,8 @@ async def test_history_continues_when_a_file_can_be_opened_again(
         with none_free():
             await asyncio.sleep(0.1)
             recorder.note(RunEvent(1.0, 3, "poison alarm", "from n0"))
-            await asyncio.sleep(0.1)
+            while not logged:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         while "the history is recorded again" not in [line["event"] for line in logged]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         recording.cancel()
