@@ -162,11 +162,13 @@ class Node:
         if record.digest == state.plan.latest.digest:
             return [self._answer_offer(record, accepted=True)]
         verify(state, (record,))
+        if state.round >= state.end:  # a node that has left pushes to nobody
+            return [self._answer_offer(record, accepted=False)]
         covered = reach(state.plan, state.name, state.next_round, state.lag.overlap)
         rounds = max(1, covered)  # a lone node may be in its next round
         # precaution: a change starts when everyone can know it
         in_time = record.known_by >= state.next_round + rounds and not state.fenced
-        if state.round >= state.end or not in_time:
+        if not in_time:
             return [self._answer_offer(record, accepted=False)]
         return [*self.state.adopt(candidate(state, (record,))), self._answer_offer(record, accepted=True)]
 

@@ -266,6 +266,16 @@ def test_leaver_passes_its_evidence_to_its_target() -> None:
     )  # the push of round 7, which only n4 received
 
 
+def test_leaver_rejects_what_it_cannot_carry_to_anyone() -> None:
+    plan = a_plan(3)
+    nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(3)}
+    left = plan.successor(4, members=plan.latest.members[:2], handoffs=(("n2", "n1"),))
+    assert only(OfferAnswer, nodes["n0"].handle(Offer(left))).accepted
+    play(nodes)
+    later = nodes["n2"].state.plan.successor(9)
+    assert nodes["n2"].handle(Offer(later)) == [Report(OfferAnswer(2, later.digest, False, 4))]
+
+
 def test_leaver_that_is_done_takes_nothing_back() -> None:
     plan = a_plan(2)
     nodes = {f"n{i}": a_node(f"n{i}", plan) for i in range(2)}
