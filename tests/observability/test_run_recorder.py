@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from edgenode.config.schema import Config
@@ -175,6 +176,7 @@ async def test_history_continues_when_a_file_can_be_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_recorder, "_SAMPLE_EVERY_S", 0.01)
+    monkeypatch.setattr(run_recorder, "log", structlog.get_logger())  # one that no test before has configured for good
     run = Run()
     recorder = RunRecorder(Config(), tmp_path, False, run)
     with capture_logs() as logged:
