@@ -31,11 +31,10 @@ from urllib.parse import unquote
 
 import grpc.aio
 
-from edgenode.net.listener import accepting, hang_up
+from edgenode.net.listener import MOST_OF_A_HELLO, accepting, hang_up, tls_opened
 from edgenode.net.places import Place, Places
 
 _OPENING_S = 10.0
-_RECORD, _HANDSHAKE, _MOST_OF_A_RECORD = 5, b"\x16\x03", 16 * 1024
 _PIECE_BYTES = 256 * 1024
 _DEAD_AFTER_MS = 20_000
 _DRAIN_S = 0.2
@@ -128,7 +127,7 @@ class Front:
     """
 
     def __init__(self, private: PrivateAddress, tls: bool, places: Places) -> None:
-        self._private, self._is_opened = private, _tls_opened if tls else bool
+        self._private, self._is_opened = private, tls_opened if tls else bool
         self.places, self._trusted = places, not tls
         self._numbers = itertools.count()
         self._links: dict[str, _Link] = {}  # by the name of their connection to gRPC
@@ -173,21 +172,6 @@ class Front:
             self._is_empty.set()
 
 
-def _tls_opened(first: bytes) -> bool:
-    """Return whether the first record of a TLS handshake is whole.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not first.startswith(_HANDSHAKE[: len(first)]):
-        raise ValueError("not a handshake of TLS")
-    if len(first) < _RECORD:
-        return False
-    if (length := int.from_bytes(first[3:_RECORD])) > _MOST_OF_A_RECORD:
-        raise ValueError("too long")
-    return len(first) >= _RECORD + length
-
-
 class _Link:
     """A connection from its acceptance to its end."""
 
@@ -212,7 +196,7 @@ class _Link:
     def _open(self) -> None:
         """Read the beginning, and pass the connection on when the first message is there."""
         try:
-            read = self._guest.recv(_RECORD + _MOST_OF_A_RECORD - len(self._first))
+            read = self._guest.recv(MOST_OF_A_HELLO - len(self._first))
             self._first += read
             if not read:
                 self.close()

@@ -3,7 +3,8 @@
 Strangers must not take the server down:
 
 1. A request that has not arrived after _REQUEST_S, body included, is hung up on. So is a TLS handshake that has not
-   ended after HANDSHAKE_S.
+   ended after HANDSHAKE_S. asyncio keeps 256 KiB for each handshake until that time, also of one that was ended before.
+   So a handshake begins when a whole ClientHello has arrived.
 2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of places
    (`places`). A request arrives within milliseconds, so someone who signs in comes through, however many half-open
    requests there are.
@@ -26,12 +27,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
 from edgenode.net.interfaces import WILDCARDS, interfaces_for
-from edgenode.net.listener import accepting, bind, why_not
+from edgenode.net.listener import MOST_OF_A_HELLO, accepting, bind, tls_opened, why_not
+from edgenode.net.listener import hang_up as close
 from edgenode.net.open_files import places_for_requests
 from edgenode.net.places import Place
 
 HANDSHAKE_S = 10.0
 _REQUEST_S = 10.0
+_HELLO_S = 0.05
 _MOST_CONNECTIONS = 512  # of known clients, and at once in requests: further requests get 503
 _END_S = 1
 _RELOAD_EVERY_S = 60.0
@@ -114,19 +117,44 @@ class _Server(uvicorn.Server):
             return made
 
         try:
+            if tls:
+                async with asyncio.timeout(HANDSHAKE_S):
+                    await _hello(accepted)
             await loop.connect_accepted_socket(
                 connection, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S if tls else None
             )
-        except OSError:  # it fails, or takes too long
+        except (OSError, ValueError):  # it fails, takes too long, or is something else than TLS
             place.leave()
+            close(accepted)
         except asyncio.CancelledError:
             place.leave()
+            close(accepted)
             raise
 
     @contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         """Install no handlers."""
         yield
+
+
+async def _hello(accepted: socket.socket) -> None:
+    """Wait for the whole ClientHello of a connection. It stays unread.
+
+    Raises:
+        OSError: the connection ends before.
+        ValueError: it sends something else.
+    """
+    loop = asyncio.get_running_loop()
+    first = asyncio.Event()
+    loop.add_reader(accepted, first.set)
+    try:
+        await first.wait()
+    finally:
+        loop.remove_reader(accepted)
+    while not tls_opened(found := accepted.recv(MOST_OF_A_HELLO, socket.MSG_PEEK)):
+        if not found:
+            raise ConnectionResetError
+        await asyncio.sleep(_HELLO_S)  # the rest is on its way
 
 
 @asynccontextmanager

@@ -26,6 +26,8 @@ _AT_ONCE = 64
 _BACKLOG = 1024
 _PAUSE_S = 0.5  # when no file descriptor is free
 _SAY_EVERY_S = 60.0
+_RECORD, _HANDSHAKE = 5, b"\x16\x03"
+MOST_OF_A_HELLO = 16 * 1024
 _RESET = struct.pack("ii", 1, 0)  # for SO_LINGER
 Welcome = Callable[[socket.socket, str, Place], None]
 """Serves an accepted connection, which does not block, from an address (host:port). It frees the place at the end."""
@@ -125,6 +127,21 @@ class _Listener:
             log.warning("cannot accept connections for now", reason=why_not(error))
         self._loop.remove_reader(self._listening)
         self._paused = self._loop.call_later(_PAUSE_S, self.start)
+
+
+def tls_opened(first: bytes) -> bool:
+    """Return whether the first record of a TLS handshake is whole.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not first.startswith(_HANDSHAKE[: len(first)]):
+        raise ValueError("not a handshake of TLS")
+    if len(first) < _RECORD:
+        return False
+    if (length := int.from_bytes(first[3:_RECORD])) > MOST_OF_A_HELLO:
+        raise ValueError("too long")
+    return len(first) >= _RECORD + length
 
 
 def hang_up(connection: socket.socket, at_once: bool = True) -> None:

@@ -7,11 +7,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
 from edgenode.security.subject import CONTROLLER, Subject
+from tests.floods.connections import HELLO
 from tests.net.peer_ends import is_over, until
 
 TTL = timedelta(minutes=30)
@@ -206,6 +208,33 @@ async def test_device_enrols_beside_300_half_open_handshakes(authority: Authorit
             half_open.setblocking(False)
         await asyncio.to_thread(enrol, invite(authority, address), "n0")
         await until(lambda: sum(map(is_over, crowd)) >= 300 - 192)
+
+
+async def test_handshake_begins_with_a_whole_client_hello(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio keeps 256 KiB for each handshake. What sends no ClientHello costs none."""
+    begun: list[object] = []
+    loop = asyncio.get_running_loop()
+    connect = loop.connect_accepted_socket
+
+    async def counted(*arguments: Any, **options: Any) -> object:
+        begun.append(arguments)
+        return await connect(*arguments, **options)
+
+    monkeypatch.setattr(loop, "connect_accepted_socket", counted)
+    async with served(authority) as address, asyncio.timeout(5):
+        for sent in (b"", HELLO[:100]):
+            _, writer = await asyncio.open_connection(*split_address(address))
+            writer.write(sent)
+        reader, writer = await asyncio.open_connection(*split_address(address))
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        with suppress(ConnectionError):
+            assert await reader.read() == b""  # it is hung up on at once
+        assert begun == []
+        _, writer = await asyncio.open_connection(*split_address(address))
+        writer.write(HELLO)
+        await until(lambda: len(begun) == 1)
 
 
 async def test_handshake_that_does_not_end_is_hung_up_on(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
