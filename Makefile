@@ -22,9 +22,10 @@ test: $(VENV)/.installed-dev
 	$(MAKE) --no-print-directory lint & lint=$$!; $(PYTEST) -m "not slow" || failed=tests; \
 	wait $$lint || failed="$$failed lint"; test -z "$$failed" || { echo "failed: $$failed"; exit 1; }
 
-# The rest: more seeds, every mutant, every crash, the chaos scenarios, the package.
+# The rest: more seeds, every mutant, every crash, the chaos scenarios, the package. Floods measure rates, so alone.
 test-slow: $(VENV)/.installed-integrations
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore=tests/floods
+	$(BIN)/python -m pytest -m slow tests/floods
 
 # The source distribution and the wheel, built, checked and installed alone: a part of test-slow.
 test-package: $(VENV)/.installed-dev

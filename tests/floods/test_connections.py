@@ -50,7 +50,7 @@ def test_run_trains_and_answers_under_1500_renewed_connections(
     print(table(moments))
     run.none_has_ended()
     before, during = moments.values()
-    assert during.rate > 0.6 * before.rate  # of processors that the attacker uses too
+    assert during.rate > 0.75 * before.rate
     assert worst_growth(before, during) < 32
     assert max(during.descriptors.values()) < 1024 - 256
     assert during.failures == 0
