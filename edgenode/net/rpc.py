@@ -37,7 +37,8 @@ _KEEPALIVE = [
 # What a stream may send ahead of its reader. gRPC's default follows its probes of the bandwidth, and a flood sometimes
 # took 60 MB of the receiver's memory. gRPC returns what was read in halves of the window, so this one still allows a
 # stream at least 10 MB/s at a round trip of 200 ms.
-_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 << 20)]
+_MOST_AHEAD = 4 << 20
+_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", _MOST_AHEAD)]
 # A node without a plan receives the whole plan. After thousands of changes it exceeds gRPC's default of 4 MiB.
 _MOST_RECEIVED = 64 << 20
 _CHANNEL = [
@@ -49,13 +50,15 @@ _CHANNEL = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_HANDSHAKE_MS = 10_000
+_MOST_STREAMS = 100  # of a connection. Its client keeps others back
 _SERVER = [
     *_KEEPALIVE,
     *_WINDOW,
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_concurrent_streams", 100),  # of a connection; its client keeps others back
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.max_concurrent_streams", _MOST_STREAMS),
 ]
 _CALLS_END_S = 0.2
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
