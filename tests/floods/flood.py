@@ -1,9 +1,10 @@
 """A run of four nodes and a controller on a bridge, an attacker on a host of its own, and what the attack costs.
 
-    python -m tests.floods.flood --seconds 600 tests/floods/connections.py silent {controller}:7700 {node}:7600
+    python -m tests.floods.flood --seconds 600 "tests/floods/connections.py silent {controller}:7700 {node}:7600"
 
-This measures the run before, during and after the attack, and prints a table. `{controller}` and `{node}` stand for the
-addresses of the controller and of node-0. All hosts share the processors of this machine, and a real attacker has its
+This measures the run before, during and after the attack, and prints a table. Each argument is the command line of an
+attacker, and all of them attack at the same time. `{controller}` and `{node}` stand for the addresses of the controller
+and of node-0. All hosts share the processors of this machine, and a real attacker has its
 own. So the attacker has the lowest priority (nice 19), and a step of the run takes 50 ms, in which nobody computes.
 """
 
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -177,14 +179,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", type=float, default=60.0, help="seconds before and after it")
     parser.add_argument("--files", type=int, default=1024, help="limit of open files of every process")
     parser.add_argument("--page", action="store_true", help="serve the page, on all interfaces")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help="of the attacker, with its arguments")
+    parser.add_argument("attackers", nargs="+", type=shlex.split, help="a program and its arguments, quoted")
     options = parser.parse_args(argv)
     page = ("--http", "0.0.0.0:8080") if options.page else ()
     with tempfile.TemporaryDirectory() as folder, Bridge(NODES + 2) as bridge, Fleet(Path(folder) / "fleet") as fleet:
         run = AttackedRun(bridge, fleet, files=options.files, controller=page)
         run.until_trains()
         moments = {"before": run.measure(options.quiet)}
-        with run.attacked_by(*options.program):
+        with ExitStack() as attack:
+            for program in options.attackers:
+                attack.enter_context(run.attacked_by(*program))
             moments["during"] = run.measure(options.seconds)
         moments["after"] = run.measure(options.quiet)
         print(table(moments))
