@@ -34,6 +34,7 @@ from edgenode.net.reasons import expired
 from edgenode.net.tls import MutualTls, Security
 from edgenode.node.credentials import how_to_get_one, read_invite
 from edgenode.security.invite import ENROL_PORT
+from edgenode.security.local import OWN
 from edgenode.storage.filesystem import default_state_dir
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -160,6 +161,9 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
     if (until := shown.expires()) <= datetime.now(UTC):
         remedy = "edgenode invite and edgenode cert renew give it another certificate"
         return security, problem("clock", expired(until), remedy)
+    if shown.subject.role != "node" and not (state_dir / OWN).exists():
+        remedy = f"to run a node here, {how_to_get_one(default_name(), controller)}"
+        return security, warning("certificate", f"this device has one of {shown.subject}, and none of a node", remedy)
     return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
 

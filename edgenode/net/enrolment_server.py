@@ -22,6 +22,7 @@ from starlette.routing import Route
 from edgenode.errors import SecurityError
 from edgenode.net.limited_log import limited
 from edgenode.security.authority import Authority
+from edgenode.security.certificates import subject_of
 
 log = structlog.get_logger()
 
@@ -64,7 +65,7 @@ def enrolment_app(authority: Authority, refused_s: float = REFUSED_S) -> Starlet
                 limited(log.warning, "refused to enrol a device", device, str(exc), **facts)
                 await asyncio.sleep(refused_s)
                 return Response(str(exc), status_code=403, media_type="text/plain")
-        log.info("enrolled a device", name=wanted.name, device=device)
+        log.info("enrolled a device", device=device, subject=str(subject_of(certificate)))
         return Response(certificate, media_type=_PEM)
 
     return Starlette(routes=[Route("/authority", get_authority), Route("/enrol", enrol, methods=["POST"])])

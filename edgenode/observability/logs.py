@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -16,7 +17,8 @@ def set_up_logging(verbose: bool, log_format: str = "text") -> None:
         render: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20)]
+        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not plain, pad_event_to=20)]
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),

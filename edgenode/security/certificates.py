@@ -51,7 +51,7 @@ class Credentials:
     @property
     def subject(self) -> Subject:
         """The owner of the key, as the certificate names it."""
-        return Subject.of_names(_alternative_names(_certificate(self.certificate)))
+        return subject_of(self.certificate)
 
     @property
     def key_id(self) -> str:
@@ -136,6 +136,15 @@ def cluster_of(authority: bytes) -> str:
     if len(names) != 1:
         raise SecurityError("the authority's certificate names no cluster")
     return str(names[0].value)
+
+
+def subject_of(certificate: bytes) -> Subject:
+    """Return the owner of the key, as a certificate names it.
+
+    Raises:
+        SecurityError: the certificate is malformed, or names nobody.
+    """
+    return Subject.of_names(_alternative_names(_certificate(certificate)))
 
 
 def public_key(certificate: bytes) -> ec.EllipticCurvePublicKey:

@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.doctor import Finding, ok
+from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
+from edgenode.security.local import OPERATOR, OWN
+from edgenode.security.subject import Role, Subject
 
 
 def run(*words: str) -> Result:
@@ -55,6 +58,21 @@ def test_advice_without_a_controller_is_certificates_of_ones_own(tmp_path: Path)
     assert "edgenode cert init" in advice
     assert "edgenode invite" not in advice
     assert "problem" not in result.output.replace("no problems", "")
+
+
+@pytest.mark.usefixtures("quiet_network")
+@pytest.mark.parametrize(
+    ("roles", "found"), [(("node",), "ok"), (("operator",), "warning"), (("node", "operator"), "ok")]
+)
+def test_certificate_of_an_operator_starts_no_node(tmp_path: Path, roles: tuple[Role, ...], found: str) -> None:
+    authority = Authority(tmp_path / "authority", "edgenode")
+    for role in roles:
+        authority.keep(tmp_path / "state" / (OWN if role == "node" else OPERATOR), Subject(role, "anna"))
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path / "state"), "--controller", "127.0.0.1:1")
+    result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu")
+    (line,) = [line for line in result.output.splitlines() if line.split()[1] == "certificate"]
+    assert line.split()[0] == found, line
+    assert ("edgenode invite" in line) == (found == "warning")
 
 
 @pytest.mark.usefixtures("quiet_network")

@@ -30,7 +30,7 @@ from edgenode.net.mdns_service import Service
 from edgenode.security import certificates
 from edgenode.security.authority import Authority
 from edgenode.security.invite import Invite
-from edgenode.security.subject import CONTROLLER, Subject
+from edgenode.security.subject import CONTROLLER, Role, Subject
 from tests.floods.connections import HELLO
 from tests.net.peer_ends import is_over, until
 
@@ -54,8 +54,8 @@ async def served(authority: Authority, app: Callable[..., object] | None = None)
         yield url.removeprefix("https://")
 
 
-def invite(authority: Authority, *addresses: str, name: str = "") -> Invite:
-    secret = authority.invite("node", name, TTL)
+def invite(authority: Authority, *addresses: str, name: str = "", role: Role = "node") -> Invite:
+    secret = authority.invite(role, name, TTL)
     return Invite(secret, certificates.fingerprint(authority.certificate), tuple(map(split_address, addresses)))
 
 
@@ -123,6 +123,15 @@ async def test_controller_is_tried_at_hosts_that_the_device_knows(authority: Aut
     async with served(authority) as address:
         line = invite(authority, f"127.0.0.3:{split_address(address)[1]}")
         await asyncio.to_thread(enrol, line, "n0", "home", ["127.0.0.1"])
+
+
+async def test_log_names_who_has_enrolled(authority: Authority) -> None:
+    """Also where the invite gives the name, and the device asks for none."""
+    async with served(authority) as address:
+        with capture_logs() as logged:
+            line = invite(authority, address, name="anna", role="operator")
+            await asyncio.to_thread(enrol, line, "")
+    assert [entry["subject"] for entry in logged] == ["operator anna"]
 
 
 async def test_refused_devices_take_one_line_of_the_log(authority: Authority) -> None:
