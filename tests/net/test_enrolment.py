@@ -249,10 +249,14 @@ async def test_handshake_begins_with_a_whole_client_hello(
         await until(lambda: len(begun) == 1)
 
 
-async def test_handshake_that_does_not_end_is_hung_up_on(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [b"", HELLO[:100], HELLO], ids=["silent", "half", "whole"])
+async def test_handshake_that_does_not_end_is_hung_up_on(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
     monkeypatch.setattr(http, "HANDSHAKE_S", 0.2)
     async with served(authority) as address, asyncio.timeout(5):
         reader, writer = await asyncio.open_connection(*split_address(address))
-        writer.write(b"\x16\x03\x01")
+        writer.write(first)
+        assert (await reader.read() == b"") == (first != HELLO)  # to a whole one, the server answers
         assert await reader.read() == b""
         writer.close()

@@ -396,6 +396,17 @@ async def test_newcomers_that_read_nothing_do_not_keep_another_out() -> None:
         assert await fetch_model(target, N0, 1 << 20, SOON_S) == b"model"
 
 
+async def test_model_is_sent_to_four_at_a_time() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, StalledFetches(target) as fetches:
+        receiver.server.sponsor(export_large)
+        stalled = [await fetches.start(f"n{i + 2}") for i in range(4)]
+        fifth = asyncio.create_task(fetch_model(target, N0, 1 << 20, SOON_S), name="fifth")
+        assert await asyncio.wait([fifth], timeout=0.3) == (set(), {fifth})
+        stalled[0].cancel()
+        assert await fifth == b"model"
+
+
 async def test_one_newcomer_takes_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_sender, "_MOST_SENT", 2)
     receiver = Receiver()

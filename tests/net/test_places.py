@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgenode.net import places
 from edgenode.net.places import LEAST_S, Place, Places, network_of
 
 STRANGERS, PROVEN, OF_ONE = 6, 5, 3
@@ -82,6 +83,15 @@ def test_known_address_has_places_of_its_own(server: Server) -> None:
         assert server.connect(f"{i}", f"10.1.0.{i}")
     assert server.connect("stranger", "10.1.1.1") is None
     assert server.connect("again", "10.0.0.1") is not None
+
+
+def test_limited_number_of_addresses_is_known(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "_KNOWN_ADDRESSES", 2)
+    for i in (1, 2, 1, 3):
+        server.proven(f"{i}", f"10.0.0.{i}", "key").leave()
+    for i in range(STRANGERS):
+        assert server.connect(f"stranger {i}", f"10.1.0.{i}")
+    assert [server.connect("again", f"10.0.0.{i}") is not None for i in (1, 2, 3)] == [True, False, True]
 
 
 def test_newest_connection_of_an_owner_takes_the_place_of_its_oldest(server: Server) -> None:

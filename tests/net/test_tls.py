@@ -205,6 +205,14 @@ async def test_one_key_takes_a_limited_number_of_places(role: Role) -> None:
         assert await allowed(target, operator) and await allowed(target, operator, "Health/Watch")
 
 
+async def test_methods_of_one_key_share_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MOST_OF_KEY", 20)
+    own, other = (certificates.make_credentials(CA, Subject("viewer", name)) for name in ("anna", "bert"))
+    async with server(tls(SERVER)) as target, watching(target, own, 20) as watches:
+        assert not any(watch.done() for watch in watches)
+        assert not await allowed(target, own) and await allowed(target, other)
+
+
 async def test_places_are_free_again_after_the_calls() -> None:
     own = certificates.make_credentials(CA, Subject("viewer", "n1"))
     async with server(tls(SERVER)) as target:
@@ -302,9 +310,19 @@ async def test_stranger_reaches_no_method(stranger: str) -> None:
             assert await method.call(there) is grpc.StatusCode.UNAVAILABLE, method.name
 
 
-async def test_client_refuses_a_server_of_another_name() -> None:
-    node = certificates.make_credentials(CA, Subject("node", "n2"))
-    async with server(tls(node)) as target, channel(target, tls(SERVER), SERVER_NAME) as there:
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (Subject("node", "n2"), SERVER_NAME),
+        (Subject("viewer", "n0"), SERVER_NAME),
+        (CONTROLLER, SERVER_NAME),
+        (SERVER.subject, CONTROLLER.dns_name),
+        (SERVER.subject, role_dns_name("controller")),
+    ],
+)
+async def test_client_refuses_a_server_of_another_name_or_role(shown: Subject, wanted: str) -> None:
+    other = certificates.make_credentials(CA, shown)
+    async with server(tls(other)) as target, channel(target, tls(SERVER), wanted) as there:
         assert await METHODS[0].call(there) is grpc.StatusCode.UNAVAILABLE
 
 

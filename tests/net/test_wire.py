@@ -132,7 +132,9 @@ def test_configuration_that_is_too_long_does_not_travel() -> None:
     assert not replace(SENDER, config="x" * 65_537).to_wire().config
 
 
-@pytest.mark.parametrize("changes", [{"node": ""}, {"node": "../../x"}, {"node": "n" * 5000}, {"cluster": "Küche"}])
+@pytest.mark.parametrize(
+    "changes", [{"node": ""}, {"node": "\x1b[31m"}, {"node": "../../x"}, {"node": "n" * 5000}, {"cluster": "Küche"}]
+)
 def test_identity_without_valid_names_is_refused(changes: dict[str, str]) -> None:
     with pytest.raises(RemoteProtocolError, match=r"a process is named '.{0,70}', but a name is 1 to 63 ASCII letters"):
         SENDER.check(replace(SENDER, **changes).to_wire(), "there")

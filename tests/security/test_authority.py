@@ -79,6 +79,21 @@ def test_invite_is_used_once_also_over_a_restart(reopen: Callable[[], Authority]
             one.enrol(secret, request, "n1")
 
 
+def test_crash_in_the_middle_costs_an_invite(reopen: Callable[[], Authority], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is removed from the disk before anything is signed."""
+    secret = reopen().invite("node", "", TTL)
+    request = certificates.signing_request(certificates.make_key())
+
+    def crash(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(certificates, "issue", crash)
+        reopen().enrol(secret, request, "n0")
+    with pytest.raises(SecurityError, match="used before, or has expired"):
+        reopen().enrol(secret, request, "n0")
+
+
 def test_invite_expires(reopen: Callable[[], Authority], clock: Clock) -> None:
     secret = reopen().invite("node", "", TTL)
     clock.now += TTL.total_seconds()
