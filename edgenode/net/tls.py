@@ -5,9 +5,11 @@
 2. A server verifies the CA of a client. Then, for every call, its door compares role and method (`security.access`),
    and asks whether the caller's key is still valid. Certificates live long, so a revoked key has a valid one.
 3. A live stream survives the expiry of its certificate. `Security.revoke` ends those of a revoked key.
-4. The DNS name says nothing about revocation: a stolen certificate is valid for long, and its thief can announce itself
+4. gRPC resumes TLS sessions, and does not verify the client's certificate again. So the door of a server also asks
+   whether the certificate of a resumed session has expired.
+5. The DNS name says nothing about revocation: a stolen certificate is valid for long, and its thief can announce itself
    anywhere. gRPC shows a client no certificate, so a link to a member fetches it first (`Security.knowing`).
-5. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
+6. A client does not reload its certificate: a renewed one counts from the next connection on. A server asks at every
    handshake whether there is a newer one. gRPC must get None if there is none: each new one replaces what other
    handshakes are using, and under many connections at once that crashed the process within seconds (grpcio 1.85.3).
 """
@@ -18,6 +20,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import grpc
@@ -30,7 +33,7 @@ from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
 from edgenode.net.reasons import failure
 from edgenode.security.access import may_call, refusal
-from edgenode.security.certificates import Credentials, public_key_id
+from edgenode.security.certificates import Credentials, expiry, public_key_id
 from edgenode.security.subject import Caller, Subject
 
 log = structlog.get_logger()
@@ -40,7 +43,7 @@ Admitted = Callable[[grpc.aio.ServicerContext, str], None]  # gets each admitted
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Every caller of a process that works without certificates."""
 _SHOW_S = 5.0
-_NAMES, _CERTIFICATE = "x509_subject_alternative_name", "x509_pem_cert"
+_NAMES, _CERTIFICATE, _RESUMED = "x509_subject_alternative_name", "x509_pem_cert", "ssl_session_reused"
 
 
 class Security(Protocol):
@@ -155,6 +158,7 @@ class MutualTls:
                 raise SecurityError(refusal(subject.role, method))
             if key_id in self._calls.revoked or not self.admits(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
+            _require_current(context, subject)
         except SecurityError as exc:
             facts = {"method": method, "who": who, "peer": peer_of(context), "reason": str(exc)}
             limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
@@ -208,6 +212,13 @@ def caller(context: grpc.aio.ServicerContext) -> Caller | None:
         return None
     names = [name.decode(errors="replace") for name in shown.get(_NAMES, ())]
     return Subject.of_names(names), public_key_id(shown[_CERTIFICATE][0])
+
+
+def _require_current(context: grpc.aio.ServicerContext, subject: Subject) -> None:
+    """Check that the certificate of a resumed session has not expired. A handshake checks that of a new one."""
+    shown = context.auth_context()
+    if shown.get(_RESUMED) == [b"true"] and (until := expiry(shown[_CERTIFICATE][0])) <= datetime.now(UTC):
+        raise SecurityError(f"the certificate of {subject} has expired at {until:%Y-%m-%d %H:%M} UTC")
 
 
 def key_of_caller(context: grpc.aio.ServicerContext) -> str:

@@ -60,7 +60,12 @@ class Credentials:
 
     def expires(self) -> datetime:
         """Return the time at which the certificate stops to be valid, in UTC."""
-        return _certificate(self.certificate).not_valid_after_utc
+        return expiry(self.certificate)
+
+
+def expiry(certificate: bytes) -> datetime:
+    """Return the time at which a certificate stops to be valid, in UTC."""
+    return _certificate(certificate).not_valid_after_utc
 
 
 def make_key() -> bytes:

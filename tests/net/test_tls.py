@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
+from grpc.experimental.session_cache import ssl_session_cache_lru
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from structlog.testing import capture_logs
 
+import edgenode.net.tls
 from edgenode.core.protocol.status import ClusterStatus
 from edgenode.net import control_server, credential_server, door, operator_server, peer_server, relay_server
 from edgenode.net.control_server import ControlServer
@@ -27,12 +31,13 @@ from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, operator_pb2_grpc, peer_pb2, relay_pb2
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import channel, serving
-from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.net.tls import INSECURE, MutualTls, Options, Security, caller
 from edgenode.net.wire import Identity
 from edgenode.security import certificates
 from edgenode.security.access import ACCESS
+from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials
-from edgenode.security.subject import CONTROLLER, ROLES, Role, Subject, role_dns_name
+from edgenode.security.subject import CONTROLLER, ROLES, Caller, Role, Subject, role_dns_name
 
 IDENTITY = Identity("home", "n0", "run")
 ANY = "127.0.0.1:0"
@@ -152,6 +157,72 @@ async def test_revoked_key_may_call_nothing() -> None:
     async with server(tls(SERVER, revoked)) as target, channel(target, tls(credentials), SERVER_NAME) as there:
         for method in METHODS:
             assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
+
+
+@pytest.mark.parametrize("role", ["node", "operator", "viewer"])
+async def test_key_that_the_register_does_not_have_is_refused(role: Role, tmp_path: Path) -> None:
+    """The authority's key signed its certificate elsewhere: in a copy of the folder, from before the newest changes."""
+    authority = Authority(tmp_path / "authority", "home")
+    shutil.copytree(tmp_path / "authority", tmp_path / "copy")
+    own = Authority(tmp_path / "copy", "home").make(Subject(role, "n1"))
+    async with (
+        server(MutualTls(authority.controller(), authority.admits)) as target,
+        channel(target, tls(own), CONTROLLER.dns_name) as there,
+    ):
+        for method in METHODS:
+            assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
+
+
+class Resuming(MutualTls):
+    """A client that resumes its TLS sessions, as the clients of edgenode do not."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__(credentials, lambda subject, key_id: True)
+        self._sessions = ssl_session_cache_lru(8)
+
+    def channel(self, target: str, server: str, options: Options) -> grpc.aio.Channel:
+        return super().channel(target, server, [*options, ("grpc.ssl_session_cache", self._sessions)])
+
+
+async def resumed(target: str, own: Security) -> grpc.StatusCode:
+    """The status of a short call on a connection of its own."""
+    method = next(method for method in METHODS if method.name.endswith("Health/Check"))
+    async with channel(target, own, SERVER_NAME) as there:
+        status = await method.call(there)
+        await asyncio.sleep(0.1)  # the server's ticket for the next session arrives after the handshake
+        return status
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call that a server has checked came with a resumed session."""
+    found = list[bool]()
+
+    def noted(context: grpc.aio.ServicerContext) -> Caller | None:
+        found.append(context.auth_context()["ssl_session_reused"] == [b"true"])
+        return caller(context)
+
+    monkeypatch.setattr(edgenode.net.tls, "caller", noted)
+    return found
+
+
+@pytest.mark.parametrize("role", ["node", "operator"])
+async def test_resumed_session_of_a_revoked_key_is_refused(role: Role, sessions: list[bool]) -> None:
+    serving_side, own = tls(SERVER), Resuming(certificates.make_credentials(CA, Subject(role, "n1")))
+    async with server(serving_side) as target:
+        assert [await resumed(target, own) for _ in range(2)] == [grpc.StatusCode.OK] * 2
+        serving_side.revoke([own.credentials.key_id])
+        assert [await resumed(target, own) for _ in range(2)] == [grpc.StatusCode.PERMISSION_DENIED] * 2
+    assert sessions == [False, True, True, True]
+
+
+async def test_resumed_session_ends_with_its_certificate(sessions: list[bool]) -> None:
+    own = Resuming(certificates.make_credentials(CA, Subject("node", "n1"), timedelta(seconds=3)))
+    async with server(tls(SERVER)) as target:
+        assert [await resumed(target, own) for _ in range(2)] == [grpc.StatusCode.OK] * 2
+        await asyncio.sleep(3.1)
+        assert await resumed(target, own) is grpc.StatusCode.PERMISSION_DENIED
+    assert sessions == [False, True, True]
 
 
 @pytest.mark.parametrize("name", ["PeerService/Push", "ControlService/Attend", "Health/Watch"])
