@@ -15,6 +15,7 @@ import structlog
 from edgenode.config.schema import Config
 from edgenode.controller.liveness import (
     Straggling,
+    are_delayed,
     holding_up,
     lasting,
     most_blocked,
@@ -58,7 +59,7 @@ class FailureDetector:
         self._config, self._identity, self._cluster, self._nodes, self._post = config, identity, cluster, nodes, post
         self.straggling: dict[str, Straggling] = {}
         self._links_logged: frozenset[Link] = frozenset()
-        self._link_evictions = 0.0  # when a node was last evicted for its links
+        self._links_judged = 0.0  # when a node could last be evicted for its links
 
     async def watch(self) -> None:
         """Watch until cancelled."""
@@ -66,13 +67,14 @@ class FailureDetector:
         while True:
             await asyncio.sleep(_CHECK_EVERY_S)
             now = time.monotonic()
-            holding = holding_up(self._nodes.last_reports())
+            reports = self._nodes.last_reports()
+            holding = holding_up(reports) if are_delayed(reports) else ()
             self.straggling = (
                 {} if self._cluster.state.paused else update_straggling(self.straggling, holding, now - checked)
             )
             checked = now
             self._evict_slow()
-            self._avoid_broken_links()
+            await self._avoid_broken_links()
             for name in self._suspects():
                 # the probe takes time: the node may have reported, or left, in the meantime
                 if not await self._answers(name) and name in self._suspects():
@@ -102,19 +104,31 @@ class FailureDetector:
             log.warning("node is too slow", node=name, holds_up_s=round(holds_up_s))
             self._post(Evict(UNREQUESTED, name))
 
-    def _avoid_broken_links(self) -> None:
-        """Leave out links that have not worked for long. Without a way around them, evict a node that has most."""
-        links, reports = self._cluster.links.views, self._nodes.last_reports()
+    async def _avoid_broken_links(self) -> None:
+        """Leave out links that have not worked for long. Without a way around them, evict a node if one is to blame."""
+        links = self._cluster.links.views
         self._log(links)
-        broken, cut_off = lasting(links, reports, self._config.run.evict_after_s)
+        broken, cut_off = self._lasting()
         new = broken - {(view.sender, view.blocked.receiver) for view in links if view.left_out}
         if new:
             self._post(Avoid(new))
-        node, now = most_blocked(cut_off), time.monotonic()
-        if node and not self._cluster.state.paused and now - self._link_evictions > self._config.run.evict_after_s:
-            self._link_evictions = now
-            log.warning("nothing relays to or from a node", node=node, links=[f"{s}->{r}" for s, r in sorted(cut_off)])
+        limit_s, judged_s = self._config.run.evict_after_s, time.monotonic() - self._links_judged
+        if not cut_off or self._cluster.state.paused or judged_s <= limit_s:
+            return
+        self._links_judged = time.monotonic()
+        receivers = sorted({receiver for _, receiver in cut_off})
+        answers = await asyncio.gather(*map(self._answers, receivers))
+        cut_off &= self._lasting()[1]  # the probes take time
+        node = most_blocked(cut_off, {receiver for receiver, there in zip(receivers, answers, strict=True) if there})
+        shown = [f"{sender}->{receiver}" for sender, receiver in sorted(cut_off)]
+        if node:
+            log.warning("nothing relays to or from a node", node=node, links=shown)
             self._post(Evict(UNREQUESTED, node))
+        elif shown:
+            log.warning("a link stops the run, and either end may be at fault", links=shown, remedy="evict one of them")
+
+    def _lasting(self) -> tuple[frozenset[Link], frozenset[Link]]:
+        return lasting(self._cluster.links.views, self._nodes.last_reports(), self._config.run.evict_after_s)
 
     def _log(self, links: tuple[LinkView, ...]) -> None:
         now = frozenset((view.sender, view.blocked.receiver) for view in links)

@@ -15,13 +15,19 @@ does so more than half of the time, by a moving average over some seconds. In a 
 at times, and stays below one half.
 
 A link does not work although both of its nodes report. If its pushes are relayed, the graphs can change. If they are
-not, the run stands, and the node with most such links is evicted: of two with as many, the one that nobody reaches.
+not, the run stands, and a node has to go.
+
+Reports can be lies, so no report of one member evicts another:
+
+1. A node counts as slow only while at least half of the others wait. A slow node delays all, and a lie delays nobody.
+2. A node is evicted for its links if links to or from two other nodes do not work. A receiver is also if the controller
+   does not reach it either. Of one sender and one receiver that the controller reaches, either may lie, and both stay.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import log
 
@@ -95,6 +101,13 @@ def holding_up(reports: Mapping[str, LastReport]) -> dict[str, tuple[str, ...]]:
     }
 
 
+def are_delayed(reports: Mapping[str, LastReport]) -> bool:
+    """Return whether at least half of the nodes wait, without the one that they may wait for: rule 1 of reports."""
+    running = [r for r in reports.values() if not r.ended]
+    waiting = sum(bool(r.waiting_for) and r.age_s < _FRESH_S for r in running)
+    return waiting > 0 and 2 * waiting >= len(running) - 1
+
+
 def update_straggling(before: Mapping[str, Straggling], holding: Iterable[str], step_s: float) -> dict[str, Straggling]:
     """Advance the averages by a step in which the nodes of ``holding`` held others up. Small shares are dropped."""
     now, weight = set(holding), min(1.0, step_s / _AVERAGE_OVER_S)
@@ -135,10 +148,18 @@ def lasting(
     return relayed, stopping
 
 
-def most_blocked(links: Iterable[Link]) -> str:
-    """The node with most of the links. Empty if there are none."""
-    ends, received = Counter[str](), Counter[str]()
+def most_blocked(links: Iterable[Link], reached: Container[str] = ()) -> str:
+    """The node to evict for links that work on no way, or "" if the reports of one member are all that there is.
+
+    It is the one with most others: of two with as many, the one that fewer can reach.
+
+    Args:
+        reached: the receivers that the controller reaches.
+    """
+    others, senders = defaultdict[str, set[str]](set), Counter[str]()
     for sender, receiver in links:
-        ends.update((sender, receiver))
-        received[receiver] += 1
-    return max(sorted(ends), key=lambda node: (ends[node], received[node]), default="")
+        others[sender].add(receiver)
+        others[receiver].add(sender)
+        senders[receiver] += receiver not in reached
+    known = [node for node in sorted(others) if len(others[node]) >= 2 or senders[node]]
+    return max(known, key=lambda node: (len(others[node]), senders[node]), default="")

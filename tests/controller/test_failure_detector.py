@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
 from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported
-from edgenode.core.protocol.orders import Join, Leadership
+from edgenode.core.protocol.orders import BlockedLink, Join, Leadership, Progress
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
@@ -88,3 +89,21 @@ async def test_slow_nodes_are_evicted_only_if_configured(monkeypatch: pytest.Mon
         failure_detector.straggling = {"n1": Straggling(1.0, 60.0)}
         await watch(failure_detector, monkeypatch, evicted if expected else None)
         assert evicted[:1] == expected
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["the controller reaches n2", "it does not"])
+async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    failure_detector, cluster, nodes, evicted = a_detector()
+    monkeypatch.setattr(module, "probe", partial(_answer, there))
+    assert cluster.state.plan is not None
+    blocked = (BlockedLink("n2", 0, "127.0.0.1:1", "no answer", 1e6),)
+    cluster.handle(Reported("n1", Progress(1, 0, cluster.state.plan.latest.digest, None, blocked)))
+    for node, waits in (("n0", {}), ("n1", {"waiting_for": ("n2",), "waiting_s": 1e6}), ("n2", {})):
+        nodes.reported(node, NodeStatus(state=NodeState.RUNNING, **waits))  # type: ignore[arg-type]
+        nodes[node].last_seen = time.monotonic() + 60  # it keeps reporting
+    await watch(failure_detector, monkeypatch, None if there else evicted)
+    assert evicted[:1] == ([] if there else [Evict(UNREQUESTED, "n2")])
+
+
+async def _answer(there: bool, *_: object) -> Identity | None:
+    return Identity("home", "n2", "run", process="p") if there else None

@@ -7,6 +7,7 @@ import pytest
 from edgenode.controller.liveness import (
     LastReport,
     Straggling,
+    are_delayed,
     holding_up,
     lasting,
     most_blocked,
@@ -90,6 +91,15 @@ def test_old_report_does_not_count_as_waiting() -> None:
     assert holding_up({"n0": LastReport(5, ("n1",)), "n1": LastReport(0.1, ("n0",))}) == {"n0": ("n1",)}
 
 
+def test_waits_of_one_member_of_four_delay_nobody() -> None:
+    liar, free, ended = LastReport(0.1, ("n0", "n1", "n2"), 1e6), LastReport(0.1), LastReport(0.1, ended=True)
+    assert not are_delayed({"n0": free, "n1": free, "n2": free, "n3": liar})
+    assert are_delayed({"n0": free, "n1": LastReport(0.1, ("n0",)), "n2": free, "n3": liar})
+    assert not are_delayed({"n0": free, "n1": LastReport(5, ("n0",)), "n2": free, "n3": liar})
+    assert are_delayed({"n0": free, "n1": ended, "n2": free, "n3": liar})
+    assert not are_delayed({"n0": free, "n1": free})
+
+
 def after(pattern: str, step_s: float = 0.5) -> Straggling | None:
     """The average of n0 after steps in which it held others up (x) or did not (.)."""
     known: dict[str, Straggling] = {}
@@ -155,3 +165,11 @@ def test_node_with_most_broken_links_is_the_one_to_go() -> None:
     assert most_blocked([("a", "b")]) == "b"
     assert most_blocked([("a", "b"), ("a", "c")]) == "a"
     assert most_blocked([("a", "b"), ("c", "b"), ("b", "d")]) == "b"
+
+
+def test_link_between_two_that_are_reached_evicts_neither() -> None:
+    assert most_blocked([("liar", "a")], {"a"}) == ""
+    assert most_blocked([("liar", "a"), ("a", "liar")], {"a", "liar"}) == ""  # a liar that takes nothing of a either
+    assert most_blocked([("liar", "a"), ("liar", "b")], {"a", "b"}) == "liar"
+    assert most_blocked([("a", "liar"), ("b", "liar")], {"liar"}) == "liar"
+    assert most_blocked([("a", "b"), ("b", "a")], {"a"}) == "b"
