@@ -15,6 +15,7 @@ from edgenode.errors import ConfigError, EdgenodeError, first_line
 from edgenode.inference.image_model import ImageModel
 from edgenode.inference.live_model import load_into
 from edgenode.storage.model_file import ModelFile
+from edgenode.storage.replacement import replacing
 
 if TYPE_CHECKING:
     from edgenode.tasks.task import NodeInfo, Task
@@ -82,23 +83,16 @@ def write(out: Path, form: str, model: nn.Module, inputs: Tensor, metadata: Mapp
         EdgenodeError: the file does not compute what the model does. It is not written.
     """
     model.eval()
-    scratch = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
     save, load = _FORMATS[form]
-    try:
-        # The warnings of torch's exporters concern torch's own code, or what this module checks.
-        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
-            _require_tensor(model, inputs)
-            try:
-                save(model, inputs, scratch, dict(metadata))
-            except Exception as exc:  # whatever torch's exporters raise
-                raise ConfigError(f"the model cannot be exported as {form}: {first_line(exc)}") from exc
-            run = load(scratch)
-            difference = max(_difference(run, model, part) for part in (inputs[:1], inputs))
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return difference
+    # The warnings of torch's exporters concern torch's own code, or what this module checks.
+    with replacing(out) as draft, torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        _require_tensor(model, inputs)
+        try:
+            save(model, inputs, draft, dict(metadata))
+        except Exception as exc:  # whatever torch's exporters raise
+            raise ConfigError(f"the model cannot be exported as {form}: {first_line(exc)}") from exc
+        run = load(draft)
+        return max(_difference(run, model, part) for part in (inputs[:1], inputs))
 
 
 def _require_tensor(model: nn.Module, inputs: Tensor) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from edgenode.errors import CheckpointError, ConfigError
-from edgenode.storage.filesystem import put_in_place
+from edgenode.storage.replacement import check_replaceable, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,13 +45,10 @@ def check_writable(path: Path) -> None:
     Raises:
         ConfigError: the text gives the reason.
     """
-    scratch = _scratch(path)
     try:
         if path.is_dir():
             raise ConfigError(f"--publish {path} is a folder: name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.touch()
-        scratch.unlink()
+        check_replaceable(path)
     except OSError as exc:
         raise ConfigError(f"--publish {path} cannot be written: {exc.strerror or exc}") from exc
 
@@ -65,19 +61,11 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     """
     from safetensors.torch import save_file
 
-    scratch = _scratch(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.unlink(missing_ok=True)
-        scratch.touch()
-        permissions = scratch.stat().st_mode  # by the umask: save_file makes a file for its owner alone
-        save_file(tensors, scratch, metadata)
-        scratch.chmod(permissions)
-        put_in_place(scratch, path)
+        with replacing(path) as draft:
+            save_file(tensors, draft, metadata)
     except (OSError, SafetensorError) as exc:
-        with suppress(OSError):  # make room on a full disk
-            scratch.unlink()
-        raise CheckpointError(f"{path} cannot be written: {exc}") from exc
+        raise CheckpointError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def version(path: Path) -> Version | None:
@@ -115,7 +103,3 @@ def _metadata(content: bytes) -> dict[str, str]:
     length = int.from_bytes(content[:8], "little")
     metadata: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     return metadata
-
-
-def _scratch(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
