@@ -49,6 +49,7 @@ from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
 from edgenode.node.mailbox import Mailbox
+from edgenode.node.model_server import check_numbers
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
 from edgenode.node.replica import StartPoint
@@ -110,12 +111,14 @@ class ModelFetcher:
             try:
                 raw = await fetch_model(sponsor.address, self._local.identity, self._local.model_bytes, _FETCH_S)
                 await self._reach(sponsor.others)
-                self.model = load(raw)
+                model = load(raw)
+                check_numbers(model)
             except (TransportError, RemoteProtocolError, SafetensorError) as exc:
-                log.warning("cannot join yet", reason=str(exc))
+                log.warning("cannot join yet", sponsor=sponsor.address, reason=str(exc))
                 await asyncio.sleep(_RETRY_S)
                 self.sponsors.put_nowait(sponsor)
                 continue
+            self.model = model
             log.info("fetched the model", sponsor=sponsor.address, size=len(raw))
             self._link.report(Fetched())
 

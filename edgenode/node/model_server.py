@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from safetensors.numpy import save
 
-from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.compression import DIVERGED, Floats
 from edgenode.errors import CheckpointError, RemoteProtocolError
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
@@ -65,20 +65,32 @@ def packed(trainer: Trainer, z: Floats) -> bytes:
     return save({_Z: z, **shared})
 
 
+def check_numbers(fetched: Arrays) -> None:
+    """Judge the numbers of a sponsor, before the newcomer becomes a member.
+
+    Raises:
+        RemoteProtocolError: one is not finite, or so large that no node would send it.
+    """
+    for value in fetched.values():
+        largest = np.abs(value).max(initial=0) if np.issubdtype(value.dtype, np.floating) else 0
+        if not np.isfinite(largest):
+            raise RemoteProtocolError("the sponsor sent a model with numbers that are not finite")
+        if largest >= DIVERGED:
+            raise RemoteProtocolError(f"the sponsor sent a model with a number of {largest:.4g}, as if it had diverged")
+
+
 def take_over(trainer: Trainer, fetched: Arrays) -> Floats:
     """Load the shared state of a sponsor, and return its z. Nothing is dropped before both are checked.
 
     Raises:
-        RemoteProtocolError: they are of another model, or have numbers that are not finite.
+        RemoteProtocolError: they are of another model, or have numbers that cannot be.
     """
     own = trainer.local_state()
     shared = {name: value for name, value in fetched.items() if name != _Z}
     z = fetched.get(_Z)
     if z is None or z.dtype != np.float32 or z.shape != (trainer.size,):
         raise RemoteProtocolError(f"the sponsor sent no model of {trainer.size} float32 numbers")
-    numbers = [z, *(value for value in shared.values() if np.issubdtype(value.dtype, np.floating))]
-    if not all(np.isfinite(value).all() for value in numbers):
-        raise RemoteProtocolError("the sponsor sent a model with numbers that are not finite")
+    check_numbers(fetched)
     if foreign := sorted(name for name in shared if not name.startswith(SHARED_STATE)):
         raise RemoteProtocolError(f"the sponsor sent {foreign[0][:80]!a}, which belongs to no model")
     try:

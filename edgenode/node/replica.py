@@ -101,6 +101,7 @@ class Replica:
         first = self._first_state(algorithm_spec, start)  # restores how many samples there were
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
+        self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
         refuses, clip = config.run.on_poison != "report", config.algorithm.clip
         self._alarm = PoisonAlarm(self.learner, refuses, clip, newcomer=start.fetched is not None)
         self._watch = EvaluationWatch(self.stats.good_until)
@@ -219,8 +220,14 @@ class Replica:
         return Trained(action.round, LocalUpdate(step.vector, step.is_difference))
 
     def _abort(self, error: Diverged) -> Abort:
-        """Return the report that training diverged here, with the loss before it, and what to lower."""
+        """Return the report that training diverged here, with the loss before it, and what to lower.
+
+        Raises:
+            RemoteProtocolError: it is the first step on a sponsor's model. So that model is at fault, and not the run.
+        """
         config, t = self._config, self.node.state.next_round
+        if self._sponsored and t == self.node.state.since:
+            raise RemoteProtocolError(f"the first step on the sponsor's model diverged in round {t}: {error}")
         before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
         lower = [self.trainer.remedy]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":
@@ -336,11 +343,6 @@ class Replica:
         """
         if self._model_file is None:
             return
-        config = self._config
-        run = {
-            "round": str(action.round),
-            "run_digest": config.digest(),
-            "cluster": config.run.cluster,
-            "node": self.name,
-        }
+        name, cluster, digest = self.name, self._config.run.cluster, self._config.digest()
+        run = {"round": str(action.round), "run_digest": digest, "cluster": cluster, "node": name}
         model_file.write(self._model_file, self.trainer.named_tensors(action.z), {**self.trainer.metadata, **run})

@@ -11,6 +11,7 @@ from safetensors.numpy import load
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.protocol.events import Train
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import Epoch
@@ -63,10 +64,21 @@ def test_bad_model_of_a_sponsor_costs_no_checkpoint(
     bad = {name: value for name, value in {**good, **change}.items() if value is not None}
     with pytest.raises(RemoteProtocolError, match=text):
         a_replica(workload, store, bad)
-    bad = {**good, "z": np.full_like(good["z"], np.inf)}
-    with pytest.raises(RemoteProtocolError, match="not finite"):
-        a_replica(workload, store, bad)
+    for number, reason in ((np.inf, "not finite"), (-1e15, "a number of 1e.15, as if it had diverged")):
+        with pytest.raises(RemoteProtocolError, match=reason):
+            a_replica(workload, store, {**good, "z": np.full_like(good["z"], number)})
     assert store.scan()[0] == {7}
     taken = a_replica(workload, store, good)
     assert (taken.learner.model() == good["z"]).all()
     assert store.scan()[0] == frozenset()
+
+
+def test_first_step_on_a_sponsors_model_that_diverges_ends_the_newcomer_alone(
+    workload: TaskWorkload, tmp_path: Path
+) -> None:
+    store = checkpoint_store(tmp_path, CONFIG, workload)
+    model = load(a_replica(workload, store, None).model())
+    newcomer = a_replica(workload, store, {**model, "z": model["z"] * np.float32(1e14)})
+    (train,) = [action for action in newcomer.node.start() if isinstance(action, Train)]
+    with pytest.raises(RemoteProtocolError, match="the first step on the sponsor's model diverged in round 5"):
+        newcomer.step(train)
