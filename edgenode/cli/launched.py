@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from edgenode.errors import SecurityError
+from edgenode.security.secret_files import make_private_folder
 from edgenode.storage.filesystem import default_state_dir
 
 _FOLDER = ".launches"  # no cluster has such a name
@@ -41,9 +43,9 @@ def noted(launch: Launch) -> Iterator[bool]:
     content = {"cluster": launch.cluster, "controller": launch.controller, "credentials": str(launch.credentials)}
     partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         file = partial.open("w", encoding="utf-8")
-    except OSError:
+    except (OSError, SecurityError):
         yield False
         return
     with file:

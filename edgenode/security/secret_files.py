@@ -3,8 +3,8 @@
 A file is replaced in one step, so a power cut leaves the old content or the new. The key and its certificate lie in one
 file, so they always fit each other.
 
-All functions but `make_private_folder` raise SecurityError if the disk fails, if others can read or change a file, or
-if its content is damaged.
+All functions but `make_private_folder` raise SecurityError if the disk fails, if others can read or change a file or
+have made its folder, or if its content is damaged.
 """
 
 from __future__ import annotations
@@ -30,11 +30,23 @@ def make_private_folder(path: Path) -> None:
 
     Raises:
         OSError: it cannot be made, or is a file.
+        SecurityError: another user may have made it for this one.
     """
     for parent in reversed(path.parents):
         if not parent.exists():
             parent.mkdir(mode=0o700, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
+    _refuse_planted(path.absolute())
+    _refuse_planted(path.resolve())
+
+
+def _refuse_planted(path: Path) -> None:
+    """Refuse a folder that another user has made, or leads to, in a folder where others may make them, such as /tmp."""
+    for inner in (path, *path.parents[:-1]):
+        outer = inner.parent.stat()
+        trusted = {os.geteuid(), 0, *([] if outer.st_mode & stat.S_IWOTH else [outer.st_uid])}
+        if outer.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and inner.lstat().st_uid not in trusted:
+            raise SecurityError(f"another user has made {inner}, where several may: choose another folder")
 
 
 def check_private_folder(path: Path) -> None:

@@ -33,13 +33,13 @@ def claimed(folder: Path, owner: str) -> Iterator[None]:
 
     Raises:
         ConfigError: the folder cannot be used. The text gives the reason.
-        SecurityError: others can enter it.
+        SecurityError: others can enter it, or have made it.
     """
     with _translated(folder):
         make_private_folder(folder)
+        check_private_folder(folder)
         file = (folder / OWNER).open("a+", encoding="utf-8", errors="replace")
     with file:
-        check_private_folder(folder)
         _lock(file, folder)
         file.seek(0)
         found = file.read(_LONGEST_OWNER).strip()
