@@ -211,6 +211,7 @@ MUTANTS = (
     _mutant("an eviction takes back no push that is not kept any more", delete, *_LIARS, "200667"),
     _mutant(
         "a leaver that has handed over what it had takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
+        also=(("what an evicted node passed on counts as evidence of where it came from", delete),),
     ),
     _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "190..1000"),
@@ -285,6 +286,7 @@ MUTANTS = (
     _mutant(
         "a controller that takes over knows which links the plan does without", delete,
         "faults", "--links", "--lost-disk", "--seeds", "0..2000",
+        also=(("a link that broke again before the graphs use it stays left out", delete),),
     ),
 )  # fmt: skip
 
