@@ -3,9 +3,9 @@
     python -m tests.floods.flood --seconds 600 "tests/floods/connections.py silent {controller}:7700 {node}:7600"
 
 This measures the run before, during and after the attack, and prints a table. Each argument is the command line of an
-attacker, and all of them attack at the same time. `{controller}` and `{node}` stand for the addresses of the controller
-and of node-0. All hosts share the processors of this machine, and a real attacker has its
-own. So the attacker has the lowest priority (nice 19), and a step of the run takes 50 ms, in which nobody computes.
+attacker, and all of them attack at the same time. `{controller}`, `{node}` and `{attacker}` stand for the addresses of
+the controller, of node-0 and of the attacker. All hosts share the processors of this machine, and a real attacker has
+its own. So the attacker has the lowest priority (nice 19), and a step of the run takes 50 ms, in which nobody computes.
 """
 
 from __future__ import annotations
@@ -106,9 +106,11 @@ class AttackedRun:
     def attacked_by(self, *program: str, count: int = 1) -> Iterator[list[Popen]]:
         """Run a program, and its arguments, on the attacker's host while the body runs.
 
-        `{controller}` and `{node}` in an argument become the addresses of the controller and of node-0.
+        `{controller}`, `{node}` and `{attacker}` in an argument become the addresses of the controller, of node-0 and
+        of the attacker.
         """
-        addresses = {"controller": self.bridge.addresses[CONTROLLER], "node": self.bridge.addresses[0]}
+        hosts = {"controller": CONTROLLER, "node": 0, "attacker": ATTACKER}
+        addresses = {name: self.bridge.addresses[host] for name, host in hosts.items()}
         argv = ["nice", "-n", "19", sys.executable, *(argument.format_map(addresses) for argument in program)]
         attackers = [self.bridge.spawn(ATTACKER, argv, cwd=_ROOT) for _ in range(count)]
         try:
