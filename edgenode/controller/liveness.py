@@ -10,9 +10,9 @@ A node may be dead if it is silent and other nodes wait for it. One of the two i
    stuck node is enough.
 5. A fence stops every member. So a silent node whose answer the fence lacks needs no stuck node at all.
 
-A slow node is alive. It holds others up if they wait for it and it waits for no node itself. It counts as slow if it
-does so more than half of the time, by a moving average over some seconds. In a balanced run every node holds others up
-at times, and stays below one half.
+A slow node is alive. It holds others up if they wait for it and it waits for no node itself. What it claims does not
+count if most others wait for it alone. It counts as slow if it does so more than half of the time, by a moving average
+over some seconds. In a balanced run every node holds others up at times, and stays below one half.
 
 A link does not work although both of its nodes report. If its pushes are relayed, the graphs can change. If they are
 not, the run stands, and a node has to go.
@@ -91,13 +91,18 @@ def suspects(
 
 
 def holding_up(reports: Mapping[str, LastReport]) -> dict[str, tuple[str, ...]]:
-    """The nodes that wait for no node, each with the nodes that wait for it now."""
+    """The nodes that wait for no node, each with the nodes that wait for it now.
+
+    A node may claim to wait. It counts nevertheless if two other nodes, and half of them, wait for it alone.
+    """
     waiting = {n: r.waiting_for for n, r in reports.items() if r.waiting_for and r.age_s < _FRESH_S and not r.ended}
     waited_for = {peer for peers in waiting.values() for peer in peers}
+    alone = Counter(peers[0] for n, peers in waiting.items() if len(peers) == 1 and peers[0] != n)
+    most = {n for n, count in alone.items() if count >= 2 and 2 * count >= len(reports) - 1}
     return {
         n: tuple(sorted(other for other, peers in waiting.items() if n in peers))
         for n in sorted(waited_for)
-        if n in reports and n not in waiting and not reports[n].ended
+        if n in reports and (n not in waiting or n in most) and not reports[n].ended
     }
 
 

@@ -87,6 +87,15 @@ def test_waiting_ended_and_unknown_nodes_hold_up_no_node() -> None:
     assert holding_up({"n0": LastReport(0.1, ("n1", "n9")), "n1": LastReport(0.1, ended=True)}) == {}
 
 
+def test_node_that_claims_to_wait_holds_up_those_who_wait_for_it_alone() -> None:
+    honest = {"n0": LastReport(0.1, ("n3",)), "n1": LastReport(0.1, ("n3",)), "n2": LastReport(0.1, ("n0", "n3"))}
+    liar = LastReport(0.1, ("n0",))
+    assert holding_up({**honest, "n3": liar}) == {"n3": ("n0", "n1", "n2")}
+    assert holding_up({**honest, "n1": LastReport(0.1, ("n2", "n3")), "n3": liar}) == {}
+    ring = {f"n{i}": LastReport(0.1, (f"n{(i - 1) % 3}",)) for i in range(3)}
+    assert holding_up(ring) == {}  # all wait for what is on its way
+
+
 def test_old_report_does_not_count_as_waiting() -> None:
     assert holding_up({"n0": LastReport(5, ("n1",)), "n1": LastReport(0.1, ("n0",))}) == {"n0": ("n1",)}
 

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ HEAVY = {
     "task.batch_size": 256,
     "topology.graphs": ["a"],
 }
+SLOW_WALKER = str(Path(__file__).with_name("slow_walker.py"))
 RUNS_S, STANDS_S = 0.1, 1.0
 
 
@@ -109,3 +111,16 @@ def test_second_sigterm_skips_the_handover(fleet: Fleet) -> None:
     nodes[0].exits(130, timeout_s=30)  # a handover would wait for node-2
     assert nodes[0].errors[-1] == "edgenode: interrupted"
     nodes[2].popen.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_member_that_walks_slowly_and_claims_to_wait_is_shown_and_dropped(fleet: Fleet) -> None:
+    """It makes each step just before it would be silent for too long, and answers every probe."""
+    fleet.configure({**HEAVY, "run.nodes": 4, "run.evict_after_s": 8, "topology.graphs": ["complete"]})
+    controller = fleet.controller("--straggler", "drop")
+    nodes = [*fleet.nodes(3), fleet.node("node-3", program=[SLOW_WALKER, "3"])]
+    until(lambda: "holds up" in fleet.command("status", "--cluster", fleet.cluster).stdout, "node-3 is shown")
+    controller.logs("node is too slow .*node=node-3")
+    nodes[0].logs(r"plan changes .*without=\['node-3'\]")
+    nodes[3].kill()  # or it joins again
+    fleet.stop([*nodes[:3], controller])
