@@ -66,6 +66,8 @@ def _gossip_graph(config: Config) -> GraphSpec | None:
         return None
     if name != "auto":
         return GraphSpec(name)
+    if config.algorithm.liars:
+        return None  # the sums of an allreduce would hide a liar
     if not all(graph in GRAPHS.own for graph in config.topology.graphs):
         return None  # a list of edges may have all the links that there are
     return GraphSpec(allreduce.NAME if config.algorithm.gossip_rounds == "auto" else "halving")
@@ -150,6 +152,24 @@ def check_graphs(config: Config) -> None:
 def _members(config: Config, planned: Schedule) -> tuple[str, ...]:
     """Return the members that lists of edges name, or any names."""
     return tuple(sorted(planned.named)) or tuple(f"{i:04d}" for i in range(config.run.nodes))
+
+
+def fewest_in_neighbours(config: Config) -> tuple[str, int]:
+    """Return the graph of the run in a round of which a node has the fewest in-neighbours, and their number.
+
+    Raises:
+        GraphError: a graph does not exist, or does not fit the number of nodes.
+    """
+    planned = schedule(config)
+    members = _members(config, planned)
+    counts = [
+        (len(graph.in_neighbours(name)), spec.name)
+        for spec in planned.graphs
+        for graph in spec.period(members)
+        for name in members
+    ]
+    fewest, name = min(counts)
+    return name, fewest
 
 
 def exchange_rounds(config: Config) -> int:

@@ -119,3 +119,19 @@ def rolling(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
         where = blocks[t % 10]
         x[:, where], u[:, where] = w @ x[:, where], w @ u[:, where]
         yield x / u
+
+
+# --- robust mixing of whole models, as one node does it
+
+
+def clipped_gossip(own: Matrix, others: Matrix, weights: NDArray[np.float64], radius: float) -> Matrix:
+    """He et al. 2022, ClippedGossip: own + sum_j W_j Clip(x_j - own, radius). Vectors [d], ``others`` [n, d]."""
+    away = others - own
+    lengths = np.linalg.norm(away, axis=1, keepdims=True)
+    clip = np.minimum(1.0, radius / np.where(lengths == 0, 1.0, lengths))
+    return own + weights @ (clip * away)
+
+
+def balance_accepts(own: Matrix, others: Matrix, gamma: float) -> NDArray[np.bool_]:
+    """Fang et al. 2024, BALANCE: which x_j are accepted, |x_j - own| <= gamma |own|, with kappa = 0."""
+    return np.linalg.norm(others - own, axis=1) <= gamma * np.linalg.norm(own)

@@ -71,6 +71,11 @@ def test_scsp_ends_on_its_gossip_graph(graph: str, last: str | None) -> None:
     assert (schedule.last, schedule.last_from) == expected
 
 
+def test_last_phase_uses_the_graphs_of_the_run_if_members_may_lie() -> None:
+    config = a_config(algorithm__liars=1, topology__graphs="complete")
+    assert (factory.schedule(config).last, factory.algorithm_spec(config).gossip_rounds) == (None, 1)
+
+
 def test_a_number_of_gossip_rounds_chooses_halving_and_excludes_allreduce() -> None:
     assert factory.schedule(a_config(algorithm__gossip_rounds=3)).last == GraphSpec("halving")
     config = a_config(algorithm__gossip_rounds=3, algorithm__gossip_graph="allreduce")

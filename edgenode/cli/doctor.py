@@ -126,7 +126,13 @@ async def _findings(
         yield problem("run.toml", str(exc), "correct it")
         return
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
-    for finding in (*machine.torch(config), *cuda_build.cuda(), *machine.model(config, state_dir), machine.power()):
+    for finding in (
+        *machine.torch(config),
+        *cuda_build.cuda(),
+        *machine.model(config, state_dir),
+        *machine.liars(config),
+        machine.power(),
+    ):
         yield finding
     try:
         check_networked(config, controller=where.controller != "none")

@@ -29,6 +29,7 @@ from edgenode.errors import ConfigError, one_of
 
 _GROUPS: Mapping[str, Group[Any]] = {"algorithm.name": ALGORITHMS, "algorithm.compressor": COMPRESSORS}
 _MAX_BLOCKS = 65536
+_ONE_IN_NEIGHBOUR = ("allreduce", "halving", "one-peer-exponential")  # in each round of the last phase
 _OPTIONS = "task.options.", "algorithm.options."
 
 # msgspec examines a class when it first converts to it, and crashes if two threads do that at once. An import is done
@@ -242,8 +243,12 @@ def _check_algorithm(algorithm: AlgorithmSection, source_of: Mapping[str, str]) 
     if algorithm.blocks > _MAX_BLOCKS:
         least = f"1/{_MAX_BLOCKS} or more: each block has its own weight"
         raise refuse("share", f"with {algorithm.compressor} it must be {least}")
-    if algorithm.clip is not None and definition.rule().fixed:
-        raise refuse("clip", f"with {name} it must be unset: its nodes keep the sum of all messages of a neighbour")
+    if algorithm.liars and definition.rule().fixed:
+        raise refuse("liars", f"with {name} it must be 0: its state depends on every message of a neighbour as it was")
+    if algorithm.liars and definition.gossips and algorithm.gossip_graph in _ONE_IN_NEIGHBOUR:
+        others = '"auto", "plan", "exponential" or "complete"'
+        why = "a node cannot judge the message of one in-neighbour"
+        raise refuse("gossip_graph", f"with algorithm.liars it must be {others}: {why}")
     if definition.searches_share and rate is not None:
         raise refuse("averaging_rate", f"with {name} it must be unset: it follows the share")
     if rate is None or not definition.communicates:

@@ -37,7 +37,6 @@ Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to below 1")]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
-AtLeastOneOrUnset = Annotated[Annotated[float, Meta(ge=1)] | None, Meta(title="a number, 1 or more, or unset")]
 AtLeast1OrUnset = Annotated[AtLeast1 | None, Meta(title="a whole number, 1 or more, or unset")]
 AtLeast1OrAuto = Annotated[AtLeast1 | Literal["auto"], Meta(title='a whole number, 1 or more, or "auto"')]
 RoundsOrAuto = Annotated[AtLeast0 | Literal["auto"], Meta(title='a whole number, 0 or more, or "auto"')]
@@ -199,10 +198,11 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         "compressor and the share: docs/algorithms.md)",
     ] = "fitted1"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
-    clip: Annotated[
-        AtLeastOneOrUnset,
-        "if set, a received message that is longer than this many times what is expected is shortened to that",
-    ] = None
+    liars: Annotated[
+        AtLeast0,
+        "number of in-neighbours whose lies mixing limits, if a node has twice as many and one more (0: it mixes every "
+        "message as it is)",
+    ] = 0
     gossip_rounds: Annotated[RoundsOrAuto, "rounds of SCSP's last phase (auto: as many as gossip_tolerance needs)"] = (
         "auto"
     )
@@ -210,7 +210,7 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     gossip_graph: Annotated[
         Literal["auto", "plan", "exponential", "one-peer-exponential", "halving", "allreduce", "complete"],
         "graph of the last phase (auto: allreduce if all graphs are presets, halving if gossip_rounds is also set, or "
-        "else plan; plan: the run's own graphs)",
+        "else plan, and plan if liars is set; plan: the run's own graphs)",
     ] = "auto"
     gossip_values: Annotated[ValueFormat, "number format of the last phase"] = "float32"
     options: Annotated[OptionTable, "keys of its own that an algorithm of an extension has"] = {}

@@ -173,6 +173,26 @@ def disk(parameters: int, state_dir: Path) -> Finding:
     return ok("disk", text)
 
 
+def liars(config: Config) -> Iterator[Finding]:
+    """Whether nodes have the in-neighbours that protection from liars takes. Nothing if nobody asked for it."""
+    tolerated = config.algorithm.liars
+    if not tolerated and config.run.on_poison == "report":
+        return
+    try:
+        graph, fewest = factory.fewest_in_neighbours(config)
+    except ConfigError:
+        return  # the check of the model reports it
+    needed = 2 * tolerated + 1
+    if fewest <= 1:
+        text = f"on graph {graph} a node has one in-neighbour: nothing protects it from one that lies below the alarm"
+        yield warning("liars", text, "use a graph with three or more, such as complete, and algorithm.liars")
+    elif tolerated and fewest < needed:
+        text = f"on graph {graph} a node has {fewest} in-neighbours, but algorithm.liars = {tolerated} takes {needed}"
+        yield warning("liars", text, "use a graph with more, such as complete, or a smaller number")
+    elif tolerated:
+        yield ok("liars", f"every node has {fewest} in-neighbours or more, and tolerates {tolerated}")
+
+
 def power() -> Finding:
     """The sensor that measures joules per round. A run works without one."""
     meter = find_meter()

@@ -102,8 +102,8 @@ class Replica:
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
-        refuses, clip = config.run.on_poison != "report", config.algorithm.clip
-        self._alarm = PoisonAlarm(self.learner, refuses, clip, newcomer=start.fetched is not None)
+        refuses, liars = config.run.on_poison != "report", config.algorithm.liars
+        self._alarm = PoisonAlarm(self.learner, refuses, liars, newcomer=start.fetched is not None)
         self._watch = EvaluationWatch(self.stats.good_until)
         self._alarms_of = Counter[str]()
         self._since_evaluation = deque[float](maxlen=1024)  # the losses

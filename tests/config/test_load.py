@@ -379,9 +379,14 @@ def test_default_values_fit_the_entries(given: dict[str, object], values: str) -
             "algorithm.options.width = 3, but with sp it has no options",
         ),
         (
-            {"name": "choco-sgd", "clip": 2.0},
-            "algorithm.clip = 2.0, but with choco-sgd it must be unset: its nodes keep the sum of all messages of a "
-            "neighbour",
+            {"name": "choco-sgd", "liars": 1},
+            "algorithm.liars = 1, but with choco-sgd it must be 0: its state depends on every message of a neighbour "
+            "as it was",
+        ),
+        (
+            {"gossip_graph": "allreduce", "liars": 1},
+            'algorithm.gossip_graph = "allreduce", but with algorithm.liars it must be "auto", "plan", "exponential" '
+            'or "complete": a node cannot judge the message of one in-neighbour',
         ),
         (
             {"compressor": "rolling", "share": 1e-5},

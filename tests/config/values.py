@@ -27,7 +27,7 @@ OTHER: dict[str, Any] = {
     "task.memory_format": "channels_last",
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
-    "algorithm.averaging_rate": 0.004, "algorithm.clip": 2.0,
+    "algorithm.averaging_rate": 0.004, "algorithm.liars": 1,
     "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
     "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
     "algorithm.options": {}, "topology.graphs": ("a", "graphs/ring.edges"),

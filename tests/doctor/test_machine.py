@@ -175,3 +175,28 @@ def test_missing_power_sensor_is_not_a_problem() -> None:
 def test_finding_is_one_line_with_its_remedy() -> None:
     assert str(Finding("disk", Level.PROBLEM, "is full", "make room")) == "is full: make room"
     assert str(Finding("disk", Level.OK, "is empty")) == "is empty"
+
+
+# --- liars
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "text"),
+    [
+        ({}, "", ""),
+        ({"run__on_poison": "evict"}, "warning", "on graph a a node has one in-neighbour: nothing protects it"),
+        ({"algorithm__liars": 1}, "warning", "on graph a a node has one in-neighbour: nothing protects it"),
+        ({"run__on_poison": "evict", "topology__graphs": "complete"}, "", ""),
+        (
+            {"algorithm__liars": 2, "topology__graphs": "complete"},
+            "warning",
+            "on graph complete a node has 3 in-neighbours, but algorithm.liars = 2 takes 5",
+        ),
+        ({"algorithm__liars": 1, "topology__graphs": "complete"}, "ok", "3 in-neighbours or more, and tolerates 1"),
+        ({"algorithm__liars": 1, "topology__graphs": "complete,two-way"}, "warning", "on graph two-way a node has 2"),
+    ],
+)
+def test_graph_with_too_few_in_neighbours_is_named(settings: dict[str, object], level: str, text: str) -> None:
+    found = list(machine.liars(a_config(run__nodes=4, **settings)))
+    assert levels(found) == ({"liars": level} if level else {})
+    assert not found or text in found[0].text

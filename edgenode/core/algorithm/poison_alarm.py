@@ -29,6 +29,7 @@ from statistics import median, median_low
 
 import numpy as np
 
+from edgenode.core.algorithm.clipped_mixing import ClippedMixing
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import Contribution
@@ -58,17 +59,15 @@ class PoisonAlarm:
 
     Args:
         refuses: the learner's own message replaces a contribution that raises the alarm.
-        clip: if given, a contribution longer than this many references is blended with the own message.
+        liars: the number of in-neighbours whose lies mixing limits (`clipped_mixing`).
         newcomer: the learner began in the middle of a run, without the error that others have.
 
     Attributes:
         mixed: the senders of what was mixed since it was last cleared.
     """
 
-    def __init__(
-        self, learner: VectorLearner, refuses: bool = False, clip: float | None = None, newcomer: bool = False
-    ) -> None:
-        self._learner, self._refuses, self._clip = learner, refuses, clip
+    def __init__(self, learner: VectorLearner, refuses: bool = False, liars: int = 0, newcomer: bool = False) -> None:
+        self._learner, self._refuses, self._clipped = learner, refuses, ClippedMixing(learner, liars)
         self._age = 0.0 if newcomer else inf  # in rounds
         self._own: deque[float] = deque(maxlen=_RECENT)
         self._ratios: defaultdict[tuple[str, int], deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
@@ -78,7 +77,7 @@ class PoisonAlarm:
     def inspect(
         self, received: Sequence[tuple[str, int, Contribution]], members: int
     ) -> tuple[list[Contribution], list[Suspicion]]:
-        """Return the contributions to mix in a round. Suspicious ones are replaced or blended.
+        """Return the contributions to mix in a round. Suspicious and distant ones are replaced or blended.
 
         To be called between the learner's ``compress_update`` and ``mix_round``.
 
@@ -90,7 +89,8 @@ class PoisonAlarm:
         reference = self._reference([level for level, (_, _, c) in zip(levels, received, strict=True) if c.weight < 1])
         mixed: list[Contribution] = []
         suspicions: list[Suspicion] = []
-        for (sender, incarnation, contribution), level in zip(received, levels, strict=True):
+        shares = self._clipped.shares(received)
+        for (sender, incarnation, contribution), level, share in zip(received, levels, shares, strict=True):
             handoff = contribution.weight == 1.0
             expected = max(reference, self._size) if handoff else reference * self._typical((sender, incarnation))
             reason = _reason(level, expected, contribution, members)
@@ -98,8 +98,7 @@ class PoisonAlarm:
                 suspicions.append(Suspicion(sender, reason))
             elif not handoff:
                 self._ratios[sender, incarnation].append(level / reference if reference else 0.0)
-            kept = 1.0 if handoff else self._share_kept(level, reference)
-            kept = 0.0 if reason and self._refuses else kept
+            kept = 0.0 if reason and self._refuses else share
             if kept:
                 self.mixed.add(sender)
             mixed += self._blended(contribution, kept)
@@ -129,17 +128,11 @@ class PoisonAlarm:
         ratios = self._ratios[sender]
         return min(max(1.0, median(ratios)), _MOST_TYPICAL) if len(ratios) >= _ENOUGH else 1.0
 
-    def _share_kept(self, level: float, reference: float) -> float:
-        """Return the share of a contribution that is mixed. A sender's history does not count: noise would make one."""
-        if self._clip is None or level <= self._clip * reference:
-            return 1.0
-        return self._clip * reference / level  # 0 for an infinite level
-
     def _blended(self, contribution: Contribution, kept: float) -> list[Contribution]:
         """A share of a contribution, and of the own message for the rest: as if its sender were that much nearer.
 
-        x and u are blended alike, so z stays within the two models. A handoff is not exchanged for anything, so the
-        rest of it is left out.
+        x and u are blended alike, so z stays within the two models. A handoff is not exchanged for anything, so it is
+        mixed or left out.
         """
         if kept == 1.0:
             return [contribution]
