@@ -38,6 +38,7 @@ from tests.e2e.attacker import (
     strangers,
 )
 from tests.e2e.fleet import DEADLINE_S, Fleet, Process
+from tests.e2e.test_simulate import models
 
 pytestmark = pytest.mark.xdist_group("attacks")
 
@@ -159,7 +160,7 @@ def faults_of_the_member(cluster: Cluster) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_the_others_end_with_the_accuracy_of_a_clean_run(target: Target) -> None:
-    """To the bit: nothing that was refused has changed a model."""
+    """With its models too, to the bit: nothing that was refused has changed one."""
     for attack in _QUICK:
         with suppress(grpc.aio.AioRpcError):
             await attack(await target.member())
@@ -172,3 +173,4 @@ async def test_the_others_end_with_the_accuracy_of_a_clean_run(target: Target) -
     )
     clean = json.loads((target.fleet.folder / "clean" / "result.json").read_text())["nodes"]
     assert [node["test_accuracy"] for node in ended] == [node["test_accuracy"] for node in clean]
+    assert models(target.fleet.folder) == models(target.fleet.folder / "clean")
