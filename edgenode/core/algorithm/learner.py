@@ -24,7 +24,7 @@ import numpy as np
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout
-from edgenode.core.algorithm.partial_sums import LastPhase, check_format, division, weights_sent
+from edgenode.core.algorithm.partial_sums import LastPhase, PhaseResult, check_format, division, weights_sent
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
@@ -171,6 +171,15 @@ class VectorLearner:
     def _average(self) -> Floats | None:
         """The average of all nodes, at the end of an allreduce."""
         return self._last_phase.average if self._last_phase else None
+
+    @property
+    def phase_result(self) -> PhaseResult | None:
+        """What the allreduce gave. None before its end, and once it is refused."""
+        return self._last_phase.result if self._last_phase else None
+
+    def refuse_average(self) -> None:
+        """Keep the model of before the allreduce."""
+        self._last_phase = None
 
     @property
     def own_push(self) -> Sent:

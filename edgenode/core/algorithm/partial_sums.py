@@ -8,7 +8,8 @@
    node to node as it is, and is what all nodes take, the owner included. So all have the same model to the bit.
 4. At the end x is z and u is 1.
 
-What rounding takes from a sum in the reduce is lost: the sum has left, so no later message could bring it.
+What rounding takes from a sum in the reduce is lost: the sum has left, so no later message could bring it. Numbers that
+no model has are cut off. They would end the node that adds them, as if its own training had diverged.
 """
 
 from __future__ import annotations
@@ -21,11 +22,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.compression import Compressor, Floats, Ints, Layout, Payload, Values, block_bounds
-from edgenode.core.algorithm.sparse_push import State, Weights
+from edgenode.core.algorithm.compression import (
+    DIVERGED,
+    Compressor,
+    Floats,
+    Ints,
+    Layout,
+    Payload,
+    Values,
+    block_bounds,
+)
+from edgenode.core.algorithm.sparse_push import State, Weights, debias
 from edgenode.core.topology.allreduce import Transfer
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
+_LARGEST = np.float32(DIVERGED / 2000)  # the sum over more members than a run can have is no divergence of this node
 Numbers = NDArray[Any]  # float32, or exact fractions
 _NOTHING: Floats = np.zeros(0, dtype=np.float32)
 
@@ -59,6 +70,11 @@ class Division:
     def layout(self, transfer: Transfer) -> Layout:
         """The layout of the entries that are sent."""
         return Layout(tuple(joined(np.diff(self.tensors), self.scales(transfer)).tolist()))
+
+    def debiased(self, transfer: Transfer, x: Numbers, u: Numbers) -> Numbers:
+        """z of the parts that are sent, from their x and u."""
+        z: Numbers = x / np.repeat(u.astype(x.dtype), joined(np.diff(self.pieces), self.weights(transfer)))
+        return z
 
     def _numbers(self, bounds: Ints, transfer: Transfer) -> list[slice]:
         return [slice(*np.searchsorted(bounds, (where.start, where.stop))) for where in self.entries(transfer)]
@@ -108,13 +124,42 @@ class PartialSums:
 
     def average(self, transfer: Transfer) -> Numbers:
         """z of some parts."""
-        x, u = self.sent(transfer)
-        sizes = joined(np.diff(self._of.pieces), self._of.weights(transfer))
-        z: Numbers = x / np.repeat(u.astype(x.dtype), sizes)
-        return z
+        return self._of.debiased(transfer, *self.sent(transfer))
 
     def _held(self, transfer: Transfer) -> tuple[tuple[Numbers, list[slice]], ...]:
         return (self.x, self._of.entries(transfer)), (self.u, self._of.weights(transfer))
+
+
+@dataclass(frozen=True)
+class Others:
+    """Other nodes' models, as a message of the reduce has them.
+
+    Attributes:
+        where: the ranges of the vector that it has.
+        distance: the L2 distance between their average and the own model there.
+        count: the number of models in it, at most.
+    """
+
+    where: list[slice]
+    distance: float
+    count: int
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What an allreduce gave one node.
+
+    Attributes:
+        before: z [d] of the node before the phase.
+        average: z [d] of all nodes, as far as no member lied.
+        others: one for each message of the reduce, each of another sender.
+        nodes: the number of nodes.
+    """
+
+    before: Floats
+    average: Floats
+    others: Sequence[Others]
+    nodes: int
 
 
 class LastPhase:
@@ -130,6 +175,7 @@ class LastPhase:
 
     def __init__(self, state: State, layout: Layout, parts: int, compressor: Compressor) -> None:
         self.average: Floats | None = None
+        self._state, self._others = state, list[Others]()
         self._of, self._compressor = division(layout, parts, len(state.u)), compressor
         self._sums = PartialSums(state.x, state.u, self._of)
         self._here = np.zeros(parts, dtype=bool)  # the parts of which the average is here
@@ -148,7 +194,9 @@ class LastPhase:
 
     def _begin_to_gather(self, own: Transfer, rng: np.random.Generator) -> None:
         """Round the average of the own part, which is the first message of the gather."""
-        values = self._compressor(self._sums.average(own), self._of.layout(own), rng).values
+        with np.errstate(over="ignore"):
+            average = np.clip(self._sums.average(own), -_LARGEST, _LARGEST)
+        values = self._compressor(average, self._of.layout(own), rng).values
         # all other sums have left, and zeros are in their place
         codes = self._sums.x if values.bits == 32 else np.zeros(len(self._sums.x), dtype=values.codes.dtype)
         scales = None if values.scales is None else np.zeros(len(self._of.tensors) - 1, dtype=np.float32)
@@ -181,11 +229,28 @@ class LastPhase:
             if (transfer.parts, transfer.reduces) != (own.parts, own.reduces):
                 raise LocalProtocolError(f"{transfer} arrived in a round in which {own} is sent")
             if transfer.reduces:
-                self._sums.add(transfer, payload.numbers, u)
+                x = np.clip(payload.numbers, -_LARGEST, _LARGEST)
+                self._compare(transfer, x, u)
+                self._sums.add(transfer, x, u)
             elif transfer.count:
                 self._keep(transfer, payload.values)
         if self._codes is not None and self.average is None and self._here.all():
             self.average = self._model()
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _compare(self, transfer: Transfer, x: Floats, u: Weights) -> None:
+        """Note how far away the models in a message of the reduce are."""
+        if len(x):
+            where = self._of.entries(transfer)
+            difference = self._of.debiased(transfer, x, u) - joined(debias(self._state), where)
+            self._others.append(Others(where, float(np.linalg.norm(difference)), 1 << len(self._others)))
+
+    @property
+    def result(self) -> PhaseResult | None:
+        """What the phase gave. None before its end."""
+        if self.average is None:
+            return None
+        return PhaseResult(debias(self._state), self.average, self._others, len(self._here))
 
     def _model(self) -> Floats:
         assert self._codes is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Compressor, Floats, Layout, TopK, keep_all
+from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, Payload, TopK, Values, keep_all
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.partial_sums import division
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.algorithm.sparse_push import State
-from edgenode.core.topology.allreduce import Allreduce, edges
+from edgenode.core.topology.allreduce import Allreduce, Transfer, edges
 from edgenode.errors import LocalProtocolError, RemoteProtocolError
 
 LAYOUT = Layout((40, 7, 1, 60))
@@ -51,6 +53,10 @@ def play(
             arrived = [among[receiver].read(t, 0.5, u, data, transfer=steps[sender])] if (t, sender) not in lose else []
             among[receiver].mix_round(0.5, arrived)
     return sizes
+
+
+def keep_all_of(numbers: Floats, layout: Layout) -> Payload:
+    return Payload(np.asarray(layout.sizes, dtype=np.int64), None, Values(numbers))
 
 
 def average(among: dict[str, VectorLearner], blocks: int = 1) -> Floats:
@@ -109,6 +115,30 @@ def test_more_nodes_than_entries_average_them_too() -> None:
     among = learners(7, layout=Layout((2, 1)))
     play(among)
     assert len({learner.model().tobytes() for learner in among.values()}) == 1
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_sums_that_no_model_has_end_no_other_node(n: int) -> None:
+    """They would be above what a node may send, so their receivers would end as if their training had diverged."""
+    among = learners(n)
+    liar = among["n001"]
+    told, honest = np.float32(9 * DIVERGED), liar.compress_update
+
+    def lying(t: int, update: None, handoff: bool = False, transfer: Transfer | None = None) -> Any:
+        data, u = honest(t, update, handoff, transfer)
+        assert transfer is not None
+        layout = division(LAYOUT, transfer.parts, 1).layout(transfer)
+        return (codec.encode(keep_all_of(np.full(layout.size, told), layout), layout) if transfer.reduces else data), u
+
+    liar.compress_update = lying  # type: ignore[method-assign]
+    play(among)
+    for node, learner in among.items():
+        assert learner.phase_result is not None
+        assert np.isfinite(learner.model()).all()
+        before = learner.phase_result.before
+        learner.refuse_average()
+        assert learner.model().tobytes() == before.tobytes(), node
+        assert learner.phase_result is None
 
 
 @pytest.mark.parametrize("rounds", range(6))
