@@ -78,7 +78,7 @@ class Found:
 class FreeSteps:
     """A trainer whose local step changes nothing. It notes when each segment begins and ends."""
 
-    remedy, samples, metadata = "", 1, dict[str, str]()
+    remedy, samples, metadata, tests_alike = "", 1, dict[str, str](), True
 
     def __init__(self, run: Run) -> None:
         self.layout, self.size, self.rounds_per_epoch = (("w", run.parameters),), run.parameters, run.rounds
@@ -99,6 +99,12 @@ class FreeSteps:
         return LocalStep(self._zeros, None, is_difference=True)
 
     def evaluate(self, z: Floats) -> None:
+        return None
+
+    def untrained(self) -> Floats:
+        return self._zeros
+
+    def loss(self, z: Floats) -> None:
         return None
 
     def measure_statistics(self, z: Floats) -> None:

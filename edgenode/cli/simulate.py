@@ -23,6 +23,7 @@ from edgenode.cli.shared_options import (
     warn,
 )
 from edgenode.config.schema import Config
+from edgenode.core.wording import listed
 from edgenode.node.resources import keep_freed_memory
 from edgenode.observability.status_view import less_than_uncompressed, size
 from edgenode.storage import result_file
@@ -85,6 +86,9 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
         raise
     for alarm in simulation.alarms:
         warn(alarm)
+    if refusals := {node["node"]: node["refusal"] for node in result["nodes"] if node["refusal"]}:
+        names, why = listed(list(refusals)), next(iter(refusals.values()))
+        warn(f"the average of the last phase is refused: {names} keep their own models. The first one: {why}")
     if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
         warn(reason)
     return result

@@ -36,6 +36,7 @@ from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
+from edgenode.controller.refusals import Refusals
 from edgenode.controller.registry import NodeRegistry, removed, within
 from edgenode.controller.run_end import log_end, until_over
 from edgenode.controller.saving import save_when_possible
@@ -104,6 +105,7 @@ class Controller:
         self.nodes.add_members(self.cluster.state.plan)
         self._mailbox: asyncio.Queue[ClusterEvent | None] = asyncio.Queue()  # None ends the owner task
         self._plan_log = PlanLog(self.cluster)
+        self._refusals = Refusals()
         self._link_changes = Counter[str]()  # by node: its joins and disconnects in the mailbox
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
@@ -244,7 +246,8 @@ class Controller:
         while (event := await self._mailbox.get()) is not None:
             self._note_link(event)
             try:
-                actions = self.cluster.handle(event)
+                noted = self._refusals.take(event, self.cluster.state.plan)
+                actions: Sequence[ClusterAction] = self.cluster.handle(event) if noted is None else noted
             except RemoteProtocolError as exc:
                 self._refuse_report(event, exc)
                 continue

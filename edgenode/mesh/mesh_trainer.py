@@ -162,6 +162,15 @@ class MeshTrainer:
             name = getattr(test, "__name__", "the function")
             return checked_accuracy(_number(test(), f"mesh.evaluate: what {name} returned"), name)
 
+    tests_alike = False
+
+    def untrained(self) -> None:
+        """A program that resumes makes another model."""
+
+    def loss(self, z: Floats) -> float | None:
+        accuracy = self.evaluate(z)
+        return None if accuracy is None else 1.0 - accuracy
+
     def measure_statistics(self, z: Floats) -> None:
         """The user's batches are unknown here, so the statistics stay those of this node's own models."""
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self._flat.model.modules()):

@@ -255,7 +255,7 @@ class NodeRunner:
             case Evaluate(t, model):
                 z = await self._worker(model.read, self.replica.trainer.staging)
                 self.progress.evaluated(t, await self._measure(t, z, self.replica.evaluate))
-                if accusation := self.replica.judge_evaluation(t):
+                if accusation := self.replica.alarms.judge_evaluation(t):
                     self._accuse(accusation)
             case Publish():
                 await self._publish(action)
@@ -278,8 +278,8 @@ class NodeRunner:
             case _:
                 assert_never(action)
 
-    def _accuse(self, accusation: Accusation) -> None:
-        if not self.replica.note(accusation):
+    def _accuse(self, accusation: Accusation, is_counted: bool = False) -> None:
+        if not is_counted and not self.replica.alarms.note(accusation):
             return
         log.warning(
             "poison alarm",
@@ -329,8 +329,12 @@ class NodeRunner:
             self.progress.save_errors.worked(_MODEL)
 
     async def _finish(self, finish: Finish) -> None:
-        z = await self._worker(finish.z.read, self.replica.trainer.staging)
+        z = await self._worker(self.replica.final, finish, self.replica.trainer.staging)
         accuracy = await self._measure(finish.round, z, self.replica.conclude)
+        if refusal := self.replica.alarms.refusal:
+            log.warning("the average of the last phase is refused: keeping the own model", reason=refusal.reason)
+        if accusation := self.replica.alarms.report_of_refusal(finish.round):
+            self._accuse(accusation, is_counted=True)
         if reason := result_file.no_gain(self.replica.stats.before_average, accuracy):
             log.warning("the final gossip did not improve the accuracy", reason=reason)
         self.progress.farewell = self.replica.node.farewell()

@@ -6,7 +6,7 @@ here, once. Nothing here waits or reads a clock.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.poison_alarm import EvaluationWatch, PoisonAlarm
 from edgenode.core.algorithm.sparse_push import LocalUpdate, State
 from edgenode.core.protocol.events import (
     Answered,
+    Finish,
     Mixed,
     NodeAction,
     NodeEvent,
@@ -33,11 +33,12 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.member.member_state import Stage
 from edgenode.core.protocol.member.node import Node
-from edgenode.core.protocol.orders import Abort, Accusation
+from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.node.alarms import Alarms
 from edgenode.node.model_server import packed, take_over
 from edgenode.node.stats import COUNTS, NodeStats
 from edgenode.node.workload import Trainer
@@ -102,11 +103,7 @@ class Replica:
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
-        refuses, liars = config.run.on_poison != "report", config.algorithm.liars
-        self._alarm = PoisonAlarm(self.learner, refuses, liars, newcomer=start.fetched is not None)
-        self._watch = EvaluationWatch(self.stats.good_until)
-        self._alarms_of = Counter[str]()
-        self._since_evaluation = deque[float](maxlen=1024)  # the losses
+        self.alarms = Alarms(config, self.learner, self.stats, newcomer=start.fetched is not None)
         self._read = Event()  # not set while a checkpoint reads the state
         self._read.set()
         self.node = Node(
@@ -119,7 +116,7 @@ class Replica:
             checkpoint_every=config.run.checkpoint_every,
             publish_every=config.run.publish_every,
             verifier=verifier,
-            alarm=self._alarm,
+            alarm=self.alarms.of_messages,
             lag=factory.lag(config),
         )
 
@@ -139,6 +136,7 @@ class Replica:
         checkpoint = self._store.load(start.round)
         self.trainer.load_local_state(checkpoint.local)
         self.stats.good_until = checkpoint.counts.get("good_until")
+        self.stats.refused = "refused" in checkpoint.counts
         self.stats.counts.update({name: n for name, n in checkpoint.counts.items() if name in COUNTS})
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
@@ -216,7 +214,7 @@ class Replica:
         self.stats.loss = step.loss
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
-            self._since_evaluation.append(step.loss)
+            self.alarms.trained(step.loss)
         return Trained(action.round, LocalUpdate(step.vector, step.is_difference))
 
     def _abort(self, error: Diverged) -> Abort:
@@ -240,43 +238,21 @@ class Replica:
         self.stats.accuracy = accuracy = self.trainer.evaluate(z)
         return accuracy
 
+    def final(self, finish: Finish, out: Floats | None = None) -> Floats:
+        """The final z: a new vector, or ``out`` [d]. It is the own model if the node refused the average."""
+        return self.learner.model() if self.alarms.refusal else finish.z.read(out)
+
     def conclude(self, z: Floats) -> float | None:
-        """The test accuracy of the final z. After a final gossip, BatchNorm statistics are measured for z."""
+        """The test accuracy of the final z. For an average, BatchNorm statistics are measured."""
         if self.learner.algorithm_spec.gossips(self.node.state.round - 1):
             self.stats.before_average = self.stats.accuracy
-            self.trainer.measure_statistics(z)
+            if not self.alarms.refusal:
+                self.trainer.measure_statistics(z)
         return self.evaluate(z)
-
-    def judge_evaluation(self, t: int) -> Accusation | None:
-        """After the evaluation of the model after ``t`` rounds: whether it collapsed, and what was mixed before.
-
-        The last phase is not judged. Where the models are still far apart, their average can be worse than each.
-        """
-        if self.learner.algorithm_spec.gossips(t - 1):
-            return None
-        losses, score = self._since_evaluation, self.stats.accuracy
-        if score is None and losses:
-            score = 1 / (1 + sum(losses) / len(losses))
-        mixed = ", ".join(sorted(self._alarm.mixed)) or "no other node"
-        losses.clear()
-        self._alarm.mixed.clear()
-        fell = self._watch.evaluated(t, score) if score is not None else ""
-        return Accusation("", 0, t, f"{fell}; mixed since: {mixed}") if fell else None
-
-    def note(self, accusation: Accusation) -> bool:
-        """Count an alarm. Whether to report it: the first, second, fourth, ... of a member.
-
-        A message that was mixed as it is leaves a model that may not be good any more.
-        """
-        if accusation.member and self._config.run.on_poison == "report":
-            self._watch.suspect(accusation.round)
-        self.stats.count(alarms=1)
-        self._alarms_of[accusation.member] += 1
-        return self._alarms_of[accusation.member].bit_count() == 1
 
     def good_checkpoints(self) -> list[int]:
         """The rounds of the checkpoints from before something went wrong, if something did."""
-        until = self._watch.good_until
+        until = self.alarms.good_until
         return sorted(t for t in self._store.rounds() if until is not None and t <= until) if self._store else []
 
     def sketch(self, t: int, z: Floats) -> None:
@@ -307,13 +283,16 @@ class Replica:
     def checkpoint(self, action: Save) -> Checkpoint:
         """Return the checkpoint for ``write``. It has the node's own arrays, which do not change until they are read.
 
-        Until then, the node may begin a local step, but no event may be handled.
+        Until then, the node may begin a local step, but no event may be handled. The first checkpoint after an
+        allreduce judges the average, so it has the model that the node keeps.
         """
-        counts = dict(self.stats.counts)
-        if (good_until := self._watch.good_until) is not None:
+        refuses = self.alarms.refuse_average(self.trainer)
+        state = self.learner.snapshot(action.round) if refuses else action.state
+        counts = dict(self.stats.counts) | ({"refused": 1} if self.stats.refused else {})
+        if (good_until := self.alarms.good_until) is not None:
             counts["good_until"] = good_until
         read = self._read = Event()
-        return Checkpoint(action.round, action.state, action.plan, self.trainer.local_state(read), counts, read)
+        return Checkpoint(action.round, state, action.plan, self.trainer.local_state(read), counts, read)
 
     def write(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, in any thread.
@@ -331,7 +310,10 @@ class Replica:
     def result(self, rounds: int, test_accuracy: float | None) -> NodeResult:
         """This node's row of result.json."""
         sent: dict[str, Any] = {name: self.stats.counts[name] for name in SENT}
-        return NodeResult(node=self.name, test_accuracy=test_accuracy, u=self.stats.u, rounds=rounds, **sent)
+        refusal = self.alarms.refusal.reason if self.alarms.refusal else None
+        return NodeResult(
+            node=self.name, test_accuracy=test_accuracy, u=self.stats.u, rounds=rounds, refusal=refusal, **sent
+        )
 
     # --- the model for others -----------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ class NodeStats:
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     good_until: int | None = None  # of a checkpoint that was written while something was wrong
+    refused: bool = False  # the average of the last phase
     loss: float | None = None
     accuracy: float | None = None
     before_average: float | None = None  # the last accuracy measured before the final gossip

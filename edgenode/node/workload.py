@@ -43,6 +43,7 @@ class Trainer(Protocol):
         remedy: the key to lower if training diverges.
         samples: training samples of this node.
         metadata: the description of the model for a reader of its tensors.
+        tests_alike: all nodes test with the same data.
     """
 
     @property
@@ -59,9 +60,15 @@ class Trainer(Protocol):
     def samples(self) -> int: ...
     @property
     def metadata(self) -> dict[str, str]: ...
+    @property
+    def tests_alike(self) -> bool: ...
 
     def initial(self) -> Floats:
         """The vector [d] that every node of the run starts from."""
+        ...
+
+    def untrained(self) -> Floats | None:
+        """``initial``, at any time. None if it is not known any more."""
         ...
 
     def train_until(self, t: int) -> None:
@@ -80,6 +87,12 @@ class Trainer(Protocol):
 
     def evaluate(self, z: Floats) -> float | None:
         """The test accuracy of z [d], 0 to 1. None if there is nothing to test with."""
+        ...
+
+    def loss(self, z: Floats) -> float | None:
+        """The share of the test samples that z [d] gets wrong. Without a test the mean loss on some training data, or
+        None if that is unknown. Changes no local state.
+        """
         ...
 
     def measure_statistics(self, z: Floats) -> None:

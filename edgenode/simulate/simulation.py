@@ -220,15 +220,16 @@ class Simulation:
             case Evaluate(t, model):
                 z = model.read(replica.trainer.staging)
                 accuracy = replica.evaluate(z)
-                self._note(name, replica, replica.judge_evaluation(t))
+                self._note(name, replica, replica.alarms.judge_evaluation(t))
                 if t == self._config.run.rounds:
                     self._end_training(name, replica.result(t, accuracy), z)
             case Publish():
                 replica.publish(action)
             case Save():
                 replica.save(action)
-            case Finish(t, model):
-                z = model.read()
+            case Finish(t):
+                z = replica.final(action)
+                self._show(name, replica.alarms.report_of_refusal(t))
                 self._results[name] = replica.result(t, replica.conclude(z))
                 self._models[name] = z
             case Fail(error):
@@ -241,7 +242,11 @@ class Simulation:
                 raise LocalProtocolError(f"{name} answers {action} without a request")
 
     def _note(self, name: str, replica: Replica, accusation: Accusation | None) -> None:
-        if accusation is not None and replica.note(accusation):
+        if accusation is not None and replica.alarms.note(accusation):
+            self._show(name, accusation)
+
+    def _show(self, name: str, accusation: Accusation | None) -> None:
+        if accusation is not None:
             member, t = accusation.member or "unknown", accusation.round
             self.alarms.append(f"poison alarm at {name}: {member} in round {t}: {accusation.reason}")
 

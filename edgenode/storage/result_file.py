@@ -32,6 +32,7 @@ class NodeResult:
         peak_memory_bytes: the most memory that its process held.
         joules_per_round: energy of the whole board or processor in training. None without a sensor.
         power_sensor: the sensor that measured the energy, or why none did.
+        refusal: why it kept its own model in place of the average of the last phase. None if it did not.
     """
 
     node: str
@@ -45,6 +46,7 @@ class NodeResult:
     peak_memory_bytes: int | None = None
     joules_per_round: float | None = None
     power_sensor: str = "not measured"
+    refusal: str | None = None
 
 
 def summary(

@@ -65,6 +65,7 @@ class TaskTrainer:
 
     Attributes:
         remedy: the key to lower if training diverges.
+        tests_alike: all nodes test with the same data.
 
     Raises:
         ConfigError: the task cannot be trained.
@@ -93,6 +94,7 @@ class TaskTrainer:
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
         self.rounds_per_epoch = run.rounds_per_epoch
+        self.tests_alike = data.test is not None and not data.own
 
     @property
     def staging(self) -> Vector | None:
@@ -128,6 +130,8 @@ class TaskTrainer:
         """
         fresh = self._fresh_model()
         return np.concatenate([fresh.read(), self._averaged.read(fresh)]) if self._averaged.size else fresh.read()
+
+    untrained = initial
 
     # one round -----------------------------------------------------------------------------------------
 
@@ -220,6 +224,17 @@ class TaskTrainer:
                 return self._task.evaluate(self._flat.model, batches)
         finally:
             self._flat.model.train()
+
+    def loss(self, z: Vector) -> float:
+        """Return the share of test samples that `z` [size] gets wrong, or the mean loss on a sample of this shard."""
+        buffers = [(tensor, tensor.clone()) for tensor in self._flat.buffers().values()]
+        self.measure_statistics(z)
+        accuracy = self.evaluate(z)
+        with torch.no_grad(), self._drawing(0):
+            loss = float(self._loss(self.batches.sample())) if accuracy is None else 1.0 - accuracy
+        for tensor, before in buffers:
+            tensor.copy_(before)
+        return loss
 
     def measure_statistics(self, z: Vector) -> None:
         """Replace the BatchNorm statistics by those of the model `z` [size] on `STATISTICS_BATCHES` of this shard, or

@@ -14,6 +14,7 @@ from tests.e2e.fleet import Fleet, Process, until
 from tests.e2e.test_simulate import models
 
 POISONER = str(Path(__file__).with_name("poisoner.py"))
+PHASE_LIAR = str(Path(__file__).parents[1] / "phase_liar.py")
 FIRST = 160  # its checkpoint is kept for 320 rounds more, also at the faulty node, which knows of no alarm
 SETTINGS = {
     "run.evaluate_every": 10, "run.checkpoint_every": 10, "task.skew": 0.0, "task.norm": "group",
@@ -113,3 +114,29 @@ def after_rounds(node: Process, rounds: int) -> None:
         lambda: [t for t in re.findall(r"test accuracy .*round=(\d+)", node.stderr) if int(t) >= begun + rounds],
         node.tail,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_poison", ["report", "pause", "evict"])
+def test_lie_in_the_last_phase_alone_costs_the_others_nothing(fleet: Fleet, on_poison: str) -> None:
+    """They keep and publish the models that they had, say so, and end well. Nothing waits for an operator."""
+    changes = {"run.rounds": 60, "run.evaluate_every": 60, "run.checkpoint_every": 30, "run.on_poison": on_poison}
+    dense = {"algorithm.compressor": "identity", "algorithm.gossip_graph": "allreduce"}
+    fleet.configure({**SETTINGS, **changes, **dense, "task.skew": 0.8})
+    controller = fleet.controller()
+    fleet.node("node-3", program=[PHASE_LIAR, "minus-three"])
+    honest = fleet.nodes(3)
+    for node in honest:
+        before = float(node.logs(r"test accuracy .*accuracy=(\S+) round=60\b")[1])
+        node.logs(r"the average of the last phase is refused: keeping the own model .*reason='it loses \d+%")
+        node.exits(0)
+        assert float(node.logs(r"run done .*accuracy=(\S+)")[1]) == before > 0.6
+        (row,) = json.loads((fleet.state(node.name) / "result.json").read_text())["nodes"]
+        assert row["test_accuracy"] == pytest.approx(before, abs=1e-4)
+        assert "as far away as training came" in row["refusal"]
+    controller.exits(0)
+    assert len({(fleet.state(node.name) / "model.safetensors").read_bytes() for node in honest}) == 3
+    noted = [text for kind, _, text in events(fleet) if kind == "poison alarm"]
+    assert {text.split("reported by ")[1].rstrip(")") for text in noted} >= {node.name for node in honest}
+    assert all(text.startswith("the average of the last phase is refused: it loses ") for text in noted)
+    assert "paused" not in [kind for kind, _, _ in events(fleet)]

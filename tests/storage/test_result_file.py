@@ -33,8 +33,9 @@ def test_result_has_the_documented_keys() -> None:
     assert set(result) - set(KEYS) == {"config"}
     for node in result["nodes"]:
         assert [key for key in node if key in NODE_KEYS] == NODE_KEYS
-        assert set(node) - set(NODE_KEYS) == {"dense_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor"}
-        assert (node["joules_per_round"], node["power_sensor"]) == (None, "not measured")
+        others = {"dense_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor", "refusal"}
+        assert set(node) - set(NODE_KEYS) == others
+        assert (node["joules_per_round"], node["power_sensor"], node["refusal"]) == (None, "not measured", None)
     assert result["schema"] == "edgenode/result/1"
 
 
