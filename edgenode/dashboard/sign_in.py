@@ -130,7 +130,7 @@ class Door:
         path: str = scope["path"]
         visitor = self._sign_in.visitor(scope)
         if visitor is not None:
-            vouch_for(scope)
+            vouch_for(scope, str(visitor[0]))
             scope[_VISITOR] = visitor
         answer = None
         if path.startswith(PATH) and scope["method"] == "GET":

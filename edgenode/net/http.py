@@ -35,16 +35,16 @@ from edgenode.net.places import Place
 HANDSHAKE_S = 10.0
 _REQUEST_S = 10.0
 _HELLO_S = 0.05
-_MOST_CONNECTIONS = 512  # of known clients, and at once in requests: further requests get 503
+_MOST_CONNECTIONS = 512  # of known clients
 _END_S = 1
 _RELOAD_EVERY_S = 60.0
 _CONNECTION = "edgenode.connection"  # in the scope of a request
 
 
-def vouch_for(scope: Scope) -> None:
-    """State that the client of a request is known. Its connection then makes no room for strangers."""
+def vouch_for(scope: Scope, who: str) -> None:
+    """State who the client of a request is. Its connection then makes no room for strangers."""
     if isinstance(connection := scope.get(_CONNECTION), _Connection):
-        connection.place.prove("")
+        connection.place.prove(who)
 
 
 def hang_up(scope: Scope) -> None:
@@ -180,7 +180,6 @@ async def serving_http(app: ASGIApp, listen: str, option: str, credentials: Path
             lifespan="off",
             ws="none",
             server_header=False,
-            limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_END_S,
             ssl_certfile=credentials,
         )

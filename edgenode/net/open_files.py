@@ -27,8 +27,8 @@ def places_for_links() -> Places:
 
 
 def places_for_requests(proven: int) -> Places:
-    """Return the places of an HTTP server, where one owner may have all places for proven connections."""
-    return Places(_strangers(_raised_limit()), proven, proven)
+    """Return the places of an HTTP server, with a number of proven connections."""
+    return Places(_strangers(_raised_limit()), proven)
 
 
 def _strangers(limit: int) -> int:

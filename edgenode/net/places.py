@@ -9,7 +9,8 @@ A connection is a stranger's from the moment when it is accepted until its owner
 3. An address at which somebody has proven who it is, has as many places again. So a member that connects again does not
    compete with strangers elsewhere.
 4. A proven connection makes no room for strangers. Its owner has a number of connections too, and its newest takes the
-   place of its oldest.
+   place of its oldest. When all places are taken, a new connection takes that of the oldest of the owner that has most.
+   So a few owners keep no other out.
 """
 
 from __future__ import annotations
@@ -92,8 +93,11 @@ class Places:
         self._known[place.address] = None
         if len(self._known) > _KNOWN_ADDRESSES:
             del self._known[next(iter(self._known))]
-        if len(mine) > self._of_one or self._count > self._most_proven:
+        if len(mine) > self._of_one:
             next(iter(mine)).make_room()
+        elif self._count > self._most_proven:
+            most = max((mine, *self._proven.values()), key=len)
+            next(iter(most)).make_room()
 
     def _forget(self, place: Place, who: str) -> None:
         mine = self._proven[who]

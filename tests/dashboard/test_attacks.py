@@ -13,7 +13,10 @@ import pytest
 from edgenode.addresses import split_address
 from edgenode.dashboard.app import dashboard
 from edgenode.dashboard.feed import Feed
+from edgenode.net import http
 from edgenode.net.http import serving_http
+from edgenode.net.places import Places
+from edgenode.security.subject import Subject
 from tests.dashboard.test_app import TOKEN, History, OperatorService
 from tests.dashboard.test_sign_in import ANNA, GUEST, Authority, cookie_of
 
@@ -79,3 +82,24 @@ async def test_page_works_beside_70_stalled_event_streams() -> None:
                 writer.close()
             for _ in range(4):  # the stream goes on: nobody took its place
                 await anext(lines)
+
+
+@pytest.mark.parametrize("viewers", [1, 8])
+async def test_operators_get_in_beside_the_connections_of_viewers(
+    viewers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_MOST_CONNECTIONS", 64)
+    monkeypatch.setattr(http, "places_for_requests", lambda proven: Places(64, proven, 16))
+    authority = Authority()
+    keys = [(Subject("viewer", f"viewer-{i}"), f"key {i}") for i in range(viewers)]
+    async with page(authority) as browser, browser.stream("GET", "/events") as mine, asyncio.timeout(30):
+        lines = mine.aiter_lines()
+        crowd: list[Ends] = []
+        for i in range(96):
+            cookie = cookie_of(authority.sign_in, keys[i % viewers])
+            crowd += await opened(browser, 1, f"GET /api/status HTTP/1.1\r\nhost: {{host}}\r\ncookie: {cookie}\r\n\r\n")
+        await check(browser)
+        for _ in range(4):  # nobody took the place of the stream
+            await anext(lines)
+        for _, writer in crowd:
+            writer.close()

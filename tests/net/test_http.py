@@ -28,7 +28,7 @@ KNOWN = b"GET /known HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 async def echo(request: Request) -> PlainTextResponse:
     if request.url.path == "/known":
-        vouch_for(request.scope)
+        vouch_for(request.scope, "anna")
     return PlainTextResponse(await request.body() or b"hello")
 
 

@@ -107,6 +107,15 @@ def test_owners_together_have_a_number_of_connections(server: Server) -> None:
     assert server.ended == [f"{PROVEN}"]
 
 
+def test_owner_that_has_most_makes_room_for_another(server: Server) -> None:
+    for i in range(OF_ONE):
+        server.proven(f"a{i}", "10.0.0.1", "a")
+    for i in range(PROVEN - OF_ONE):
+        server.proven(f"b{i}", "10.0.0.2", "b")
+    server.proven("new", "10.0.0.3", "operator")
+    assert server.ended == ["a0"]
+
+
 def test_further_calls_prove_nothing_new(server: Server) -> None:
     place = server.proven("member", "10.0.0.1", "key")
     for _ in range(10):
