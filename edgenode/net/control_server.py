@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -32,6 +31,7 @@ from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError, 
 from edgenode.net.faults import Faults
 from edgenode.net.front import peer_of
 from edgenode.net.limited_log import limited
+from edgenode.net.newest import NewestCalls
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
@@ -73,7 +73,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
     ) -> None:
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
         self._faults = faults
-        self._greetings: dict[str, asyncio.Timeout] = {}  # by caller
+        self._greetings = NewestCalls()
         self._calls = Counter[str]()  # by node
         self._waiting = Counter[str]()  # reports by node
         self._handled = asyncio.Event()  # set once, and then replaced, whenever a report was handled
@@ -148,29 +148,15 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> tuple[str, Join]:
         """The name of a node, and its first report. A large report is not kept longer than that."""
-        async with self._greeting(node_of_caller(context) or peer_of(context)):
+        caller = node_of_caller(context) or peer_of(context)
+        why = f"no report in {_HELLO_S:g} s, or {caller} has called again"
+        async with self._greetings.only(caller, why, _HELLO_S):
             report = await anext(aiter(requests), b"")
         first = (await parsed(_decoded, report, _is_large(report))).join
         name = self._identity.check(first.identity, peer_of(context)).node
         require_name(context, name)
         claimed = await parsed(join_from_wire, first, bool(first.saved.records))
         return name, replace(claimed, key=key_of_caller(context))
-
-    @asynccontextmanager
-    async def _greeting(self, caller: str) -> AsyncIterator[None]:
-        """Limit the time in which a caller makes its first report, and the number of its calls that have made none."""
-        now = asyncio.get_running_loop().time()
-        if (older := self._greetings.get(caller)) and not older.expired():
-            older.reschedule(now)
-        greeting = self._greetings[caller] = asyncio.timeout_at(now + _HELLO_S)
-        try:
-            async with greeting:
-                yield
-        except TimeoutError:
-            raise TransportError(f"no report in {_HELLO_S:g} s, or {caller} has called again") from None
-        finally:
-            if self._greetings.get(caller) is greeting:  # a newer one may have come and gone
-                del self._greetings[caller]
 
     async def _wait_for_turn(self, node: str, most: int) -> None:
         """Wait until fewer than ``most`` reports of a node wait."""

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
 import grpc.aio
 
 from edgenode.errors import TransportError
+from edgenode.net.newest import NewestCalls
 from edgenode.net.proto import peer_pb2
 from edgenode.net.wire import CHUNK_BYTES
 
@@ -38,7 +38,7 @@ class ModelSender:
 
     def __init__(self, model: Callable[[str], Awaitable[bytes]]) -> None:
         self._model = model
-        self._fetches: dict[str, asyncio.Timeout] = {}  # by caller
+        self._fetches = NewestCalls()
         self._making, self._places = asyncio.Lock(), asyncio.Semaphore(_MOST_SENT)
 
     async def send(self, caller: str, node: str, own: str, context: grpc.aio.ServicerContext) -> None:
@@ -51,7 +51,7 @@ class ModelSender:
         Raises:
             TransportError: the client has read too little in time, or has called again.
         """
-        async with self._only(caller), self._places:
+        async with self._fetches.only(caller, f"{caller[:16]} has called again"), self._places:
             async with self._making:
                 model = await self._model(node)
             if own == sha256(model).hexdigest():
@@ -61,21 +61,6 @@ class ModelSender:
                     await _write(model, context)
             except TimeoutError:
                 raise TransportError("this node read too little of the model") from None
-
-    @asynccontextmanager
-    async def _only(self, caller: str) -> AsyncIterator[None]:
-        """End the older fetch of a caller."""
-        if (older := self._fetches.get(caller)) and not older.expired():
-            older.reschedule(asyncio.get_running_loop().time())
-        fetch = self._fetches[caller] = asyncio.timeout(None)
-        try:
-            async with fetch:
-                yield
-        except TimeoutError:
-            raise TransportError(f"{caller[:16]} has called again") from None
-        finally:
-            if self._fetches.get(caller) is fetch:
-                del self._fetches[caller]
 
 
 async def _write(model: bytes, context: grpc.aio.ServicerContext) -> None:

@@ -17,7 +17,7 @@ from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.reasons import failure
 from edgenode.net.retry import Backoff, Outage, retry
-from edgenode.net.rpc import channel, parsed, translated
+from edgenode.net.rpc import channel, parsed
 from edgenode.net.text_wire import line_from_wire
 from edgenode.net.wire import DATA_SIZE, SAVED, Identity, name_conflict
 from edgenode.security.subject import Subject, role_dns_name
@@ -141,5 +141,5 @@ async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s
                 if len(model) > max_bytes:
                     raise RemoteProtocolError(f"{target} sends a model of more than {max_bytes} bytes")
     except grpc.aio.AioRpcError as exc:
-        raise translated(exc, target) from exc
+        raise failure(target, exc) from exc
     return bytes(model)

@@ -264,11 +264,6 @@ async def parsed(parse: Callable[[W], T], wire: W, has_records: bool) -> T:
     return await asyncio.to_thread(parse, wire) if has_records else parse(wire)
 
 
-def translated(error: grpc.aio.AioRpcError, target: str) -> TransportError:
-    """A failed call as a TransportError, in one line."""
-    return failure(target, error)
-
-
 def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
     """Return the error of a failed call, by its cause: the request, the rights, the state or the network."""
     reason = error.details() or why(error)
@@ -279,7 +274,7 @@ def refused(error: grpc.aio.AioRpcError, target: str) -> EdgenodeError:
             return SecurityError(f"{target} refuses: {reason}")
         case grpc.StatusCode.FAILED_PRECONDITION:
             return RemoteProtocolError(reason)
-    return translated(error, target)
+    return failure(target, error)
 
 
 def denied(error: Exception) -> str:
@@ -303,7 +298,7 @@ def broken(error: Exception, target: str) -> EdgenodeError:
             return RemoteProtocolError(f"refused by {target}: {cause.details() or why(cause)}")
     for cause in causes:
         if isinstance(cause, grpc.aio.AioRpcError):
-            return translated(cause, target)
+            return failure(target, cause)
         if isinstance(cause, EdgenodeError):
             return cause
         if not isinstance(cause, asyncio.InvalidStateError):  # gRPC: the call has already ended

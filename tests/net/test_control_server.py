@@ -14,7 +14,7 @@ import pytest
 from edgenode.core.protocol.events import Disconnected
 from edgenode.core.protocol.orders import FenceAnswer, Fetched, Join, Progress, Refuse, Standby, Welcome
 from edgenode.core.protocol.status import Fault, NodeStatus
-from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.errors import RemoteProtocolError
 from edgenode.net import control_server, peer_server
 from edgenode.net.order_wire import REPORTS, progress_to_wire
 from edgenode.net.peer_server import PeerServer
@@ -299,16 +299,6 @@ async def test_second_link_without_a_report_ends_the_first() -> None:
         assert [len(each) for each in ended] == [1, 1]
         for task in ended[1]:
             task.cancel()
-
-
-async def test_late_greeting_expires_after_a_newer_one_is_over() -> None:
-    controller = Controller()
-    async with controller.up():
-        with pytest.raises(TransportError, match="n0 has called again"):
-            async with controller.server._greeting("n0"):
-                async with controller.server._greeting("n0"):
-                    pass
-                await asyncio.sleep(SOON_S)
 
 
 async def test_node_that_reads_no_order_is_held_to_some_links(monkeypatch: pytest.MonkeyPatch) -> None:
