@@ -56,16 +56,27 @@ def faults_of(nodes: Iterable[NodeView]) -> Iterator[tuple[str, Fault]]:
 
 
 def faults_lines(nodes: Iterable[NodeView]) -> list[str]:
-    """Return one line for each peer with protocol violations, those with most first."""
-    counts = dict[str, Counter[str]]()
-    for _, fault in faults_of(nodes):
+    """Return one line for each peer with protocol violations, those with most first. A member that lies may count any,
+    so the line names who counted.
+    """
+    counts, by = dict[str, Counter[str]](), dict[str, set[str]]()
+    for reporter, fault in faults_of(nodes):
         counts.setdefault(fault.peer, Counter())[fault.kind] += fault.count
+        by.setdefault(fault.peer, set()).add(reporter)
     ranked = sorted(counts.items(), key=lambda item: -item[1].total())
     lines = [
         f"refused from {peer}: {', '.join(f'{count} × {kind}' for kind, count in sorted(kinds.items()))}"
+        f" by {_some(by[peer])}"
         for peer, kinds in ranked[:_MOST_PEERS]
     ]
     return lines + ([f"and from {len(ranked) - _MOST_PEERS} more"] if len(ranked) > _MOST_PEERS else [])
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _MOST_PEERS} more" if len(ordered) > _MOST_PEERS else ""
+    return ", ".join(ordered[:_MOST_PEERS]) + more
 
 
 def saving_lines(nodes: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -216,7 +216,7 @@ def test_json_names_who_refused_what_from_whom() -> None:
         {"node": "n0", "peer": "n1", "kind": "push", "count": 9},
         {"node": "controller", "peer": "n1", "kind": "report", "count": 2},
     ]
-    assert "refused from n1: 9 × push, 2 × report" in printed(a_status(*nodes))
+    assert "refused from n1: 9 × push, 2 × report by controller, n0" in printed(a_status(*nodes))
 
 
 def test_json_names_the_current_graph_and_the_next() -> None:

@@ -30,9 +30,14 @@ def test_faults_are_a_line_for_each_peer_with_most_first() -> None:
         "n3": [Fault("n3", "report", 2)],
     }
     nodes = [NodeView(name, status=NodeStatus(faults=tuple(faults))) for name, faults in seen.items()]
-    assert faults_lines(nodes) == ["refused from n3: 13 × push, 2 × report", "refused from n1: 1 × answer"]
+    assert faults_lines(nodes) == [
+        "refused from n3: 13 × push, 2 × report by controller, n0, n1",
+        "refused from n1: 1 × answer by n0",
+    ]
     many = NodeView("n0", status=NodeStatus(faults=tuple(Fault(f"m{i}", "push", 1) for i in range(10))))
     assert faults_lines([many])[-1] == "and from 2 more"
+    crowd = [NodeView(f"n{i}", status=NodeStatus(faults=(Fault("n99", "push", 1),))) for i in range(10)]
+    assert faults_lines(crowd)[0].endswith("by n0, n1, n2, n3, n4, n5, n6, n7 and 2 more")
 
 
 @pytest.mark.parametrize(
