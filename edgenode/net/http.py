@@ -3,8 +3,8 @@
 Strangers must not take the server down:
 
 1. A request that has not arrived after _REQUEST_S, body included, is hung up on. So is a TLS handshake that has not
-   ended after HANDSHAKE_S. asyncio keeps 256 KiB for each handshake until that time, also of one that was ended before.
-   So a handshake begins when a whole ClientHello has arrived.
+   ended after HANDSHAKE_S. asyncio keeps a buffer for each handshake, also of many that have ended. So the buffer is
+   small, and a handshake begins when a whole ClientHello has arrived.
 2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of places
    (`places`). A request arrives within milliseconds, so someone who signs in comes through, however many half-open
    requests there are.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ _MOST_CONNECTIONS = 512  # of known clients
 _END_S = 1
 _RELOAD_EVERY_S = 60.0
 _CONNECTION = "edgenode.connection"  # in the scope of a request
+SSLProtocol.max_size = 16 * 1024  # bytes of the buffer: those of one record of TLS
 
 
 def vouch_for(scope: Scope, who: str) -> None:
