@@ -40,9 +40,11 @@ class Alarms:
         """While something is wrong, the newest round before it. Else None."""
         return self._watch.good_until
 
-    def trained(self, loss: float) -> None:
-        """Take the loss of a local step."""
-        self._losses.append(loss)
+    def trained(self, loss: float | None) -> None:
+        """Take the loss of a local step. After it, a run that is longer than before has its last phase ahead."""
+        self.refusal, self._stats.refused = None, False
+        if loss is not None:
+            self._losses.append(loss)
 
     def judge_evaluation(self, t: int) -> Accusation | None:
         """After the evaluation of the model after ``t`` rounds: whether it collapsed, and what was mixed before.

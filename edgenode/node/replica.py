@@ -212,9 +212,9 @@ class Replica:
         except Diverged as exc:
             return self._abort(exc)
         self.stats.loss = step.loss
+        self.alarms.trained(step.loss)
         if step.loss is not None:  # a workload need not know one
             self._losses.append((action.round, step.loss))
-            self.alarms.trained(step.loss)
         return Trained(action.round, LocalUpdate(step.vector, step.is_difference))
 
     def _abort(self, error: Diverged) -> Abort:

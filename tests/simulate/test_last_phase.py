@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from edgenode.config.load import load
 from edgenode.config.schema import Config
+from edgenode.core.algorithm.phase_judgement import COMMON_TEST
 from edgenode.simulate.simulation import Simulation
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.model_file import MODEL_FILE
@@ -22,6 +23,7 @@ from tests.phase_liar import LIES, Lie, lying
 ROUNDS = 60
 LIAR = "node-1"
 NOISE = 0.02  # of the accuracy
+WEAK = ("constant", "zero", "u")  # they cost less than what is refused
 SETTINGS: Mapping[str, object] = {
     "run.rounds": ROUNDS, "run.evaluate_every": ROUNDS, "run.checkpoint_every": ROUNDS, "run.threads": 1,
     "task.skew": 0.8, "task.learning_rate": 0.05, "algorithm.compressor": "identity", "topology.graphs": ["complete"],
@@ -33,9 +35,9 @@ def config(**changes: object) -> Config:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four that has trained, and that resumes at the beginning of its last phase."""
-    return train(config(), tmp_path_factory.mktemp("trained") / "run")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A run of so many nodes that has trained, and that resumes at the beginning of its last phase."""
+    return cache(lambda nodes: train(config(**{"run.nodes": nodes}), tmp_path_factory.mktemp("trained") / "run"))
 
 
 def train(settings: Config, out: Path) -> Path:
@@ -70,19 +72,23 @@ def models_of(out: Path) -> dict[tuple[str, str], bytes]:
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_lie_costs_no_honest_node_what_it_had(trained: Path, tmp_path: Path, name: str) -> None:
-    out = shutil.copytree(trained, tmp_path / "run")
-    simulation = played(config(), out, LIES[name])
+@pytest.mark.parametrize("nodes", [4, pytest.param(2, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
+def test_lie_costs_no_honest_node_what_it_had(
+    trained: Callable[[int], Path], tmp_path: Path, nodes: int, name: str
+) -> None:
+    out = shutil.copytree(trained(nodes), tmp_path / "run")
+    simulation = played(config(**{"run.nodes": nodes}), out, LIES[name])
     before, after = by_node(simulation.before_gossip() or {}), result_of(out)
     for node in after.keys() - {LIAR}:
-        assert after[node]["test_accuracy"] >= before[node]["test_accuracy"] - NOISE
+        had = before[node]["test_accuracy"]
+        assert after[node]["test_accuracy"] >= had - (COMMON_TEST.lost * had if name in WEAK else NOISE)
         if after[node]["refusal"] is not None:
-            assert after[node]["test_accuracy"] == before[node]["test_accuracy"]
+            assert after[node]["test_accuracy"] == had
 
 
 @pytest.mark.parametrize("name", ["minus-three", "sign", "hundred", "largest", "noise"])
-def test_gross_lie_is_refused_and_said(trained: Path, tmp_path: Path, name: str) -> None:
-    out = shutil.copytree(trained, tmp_path / "run")
+def test_gross_lie_is_refused_and_said(trained: Callable[[int], Path], tmp_path: Path, name: str) -> None:
+    out = shutil.copytree(trained(4), tmp_path / "run")
     simulation = played(config(), out, LIES[name])
     for node in result_of(out).keys() - {LIAR}:
         assert "times as far away as training came" in result_of(out)[node]["refusal"]
@@ -91,8 +97,10 @@ def test_gross_lie_is_refused_and_said(trained: Path, tmp_path: Path, name: str)
     assert len(models) == 3  # each has its own
 
 
-def test_refused_average_stays_refused_when_a_run_resumes_at_its_end(trained: Path, tmp_path: Path) -> None:
-    out = shutil.copytree(trained, tmp_path / "run")
+def test_refused_average_stays_refused_when_a_run_resumes_at_its_end(
+    trained: Callable[[int], Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(trained(4), tmp_path / "run")
     played(config(), out, LIES["minus-three"])
     first, models = result_of(out), models_of(out)
     (out / "result.json").unlink()
@@ -105,20 +113,8 @@ def test_refused_average_stays_refused_when_a_run_resumes_at_its_end(trained: Pa
     assert models_of(out) == models
 
 
-def test_honest_average_is_taken_by_all(trained: Path, tmp_path: Path) -> None:
-    out = shutil.copytree(trained, tmp_path / "run")
+def test_honest_average_is_taken_by_all(trained: Callable[[int], Path], tmp_path: Path) -> None:
+    out = shutil.copytree(trained(4), tmp_path / "run")
     simulation = played(config(), out, None)
     assert [row["refusal"] for row in result_of(out).values()] == [None] * 4
     assert simulation.alarms == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("nodes", [2, 8])
-@pytest.mark.parametrize("name", LIES)
-def test_one_liar_of_two_or_eight(tmp_path: Path, nodes: int, name: str) -> None:
-    settings = config(**{"run.nodes": nodes, "run.rounds": ROUNDS})
-    out = train(settings, tmp_path / "run")
-    simulation = played(settings, out, LIES[name])
-    before, after = by_node(simulation.before_gossip() or {}), result_of(out)
-    for node in after.keys() - {LIAR}:
-        assert after[node]["test_accuracy"] >= before[node]["test_accuracy"] - NOISE
