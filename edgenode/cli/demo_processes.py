@@ -23,6 +23,7 @@ from edgenode.cli.shared_options import node_names
 from edgenode.config.schema import Config
 from edgenode.net.tls import MutualTls
 from edgenode.security.local import prepare
+from edgenode.security.secret_files import make_private_folder
 
 _END_S = 20.0
 _TERM_S = 5.0
@@ -58,7 +59,7 @@ class DemoProcesses:
         """Make the authority, start the controller, and begin the nodes' imports."""
         operator = prepare(self._out, self.config.run.cluster, self._names)
         self.security = MutualTls(operator, lambda subject, key_id: True)
-        self.logs.mkdir(exist_ok=True)
+        make_private_folder(self.logs)  # the controller's has a link that signs in to the page
         with _environ():
             _begin_imports()
             self._start(_SPAWNED, "controller", "controller", "--http", "127.0.0.1:0", "--track", self._track)

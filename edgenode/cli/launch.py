@@ -153,9 +153,11 @@ class Fleet:
 
         command = [
             sys.executable, "-m", "edgenode", "controller", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-            "--state-dir", str(self.out / "controller"), "--track", self.track,
+            "--state-dir", str(self.out / "controller"),
         ]  # fmt: skip
-        code = await self._run("controller", command, {}, find)
+        # Everybody on this machine reads the words of a command, and the place of a tracker can have a password.
+        track = {NODE_OPTIONS["track"].variable: self.track} if self.track else {}
+        code = await self._run("controller", command, track, find)
         if code:
             raise EdgenodeError(f"the controller ended with exit code {code}; its last lines are above")
 

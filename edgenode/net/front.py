@@ -16,7 +16,6 @@ A connection to gRPC has the address of the other end in its name, and gRPC call
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import secrets
 import socket
@@ -129,7 +128,6 @@ class Front:
     def __init__(self, private: PrivateAddress, tls: bool, places: Places) -> None:
         self._private, self._is_opened = private, tls_opened if tls else bool
         self.places, self._trusted = places, not tls
-        self._numbers = itertools.count()
         self._links: dict[str, _Link] = {}  # by the name of their connection to gRPC
         self._is_empty = asyncio.Event()
 
@@ -160,7 +158,7 @@ class Front:
             link.place.prove(who)
 
     def _welcome(self, guest: socket.socket, address: str, place: Place) -> None:
-        name = f"{self._private.prefix}/{next(self._numbers)}-{address}"
+        name = f"{self._private.prefix}/{secrets.token_hex(8)}-{address}"  # that nobody else can have taken
         link = _Link(guest, place, self._is_opened, lambda: self._private.connect(name), lambda: self._ended(name))
         self._links[name] = link
         if self._trusted:

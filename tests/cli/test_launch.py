@@ -132,6 +132,26 @@ def test_commands_in_its_folder_need_no_credentials(tmp_path: Path) -> None:
             running.communicate(timeout=30)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_place_of_a_tracker_is_in_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user of the machine reads command lines. The words of `edgenode launch` itself are the user's own."""
+    (tmp_path / "train.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("EDGENODE_TRACK", "tensorboard:with-a-password")
+    command = [*COMMAND, "--nodes", "1", "--out", "out", "train.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as running:
+        try:
+            assert running.stdout is not None
+            assert any("ready" in line for line in running.stdout)
+            words = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+            assert [line for line in words.values() if b"with-a-password" in line] == []
+            (controller,) = (path for path, line in words.items() if bytes(tmp_path / "out" / "controller") in line)
+            assert b"EDGENODE_TRACK=tensorboard:with-a-password" in (controller / "environ").read_bytes()
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.communicate(timeout=30)
+
+
 def test_launches_are_found_as_long_as_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)

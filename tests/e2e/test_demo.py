@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from stat import S_IMODE
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_demo_trains_one_model_with_a_fiftieth_of_the_bytes(fleet: Fleet, option
     assert processor_s < 2 * 90
     assert 0 < result["wall_s"] <= after.elapsed - before.elapsed
 
+    assert S_IMODE((out / "logs").stat().st_mode) == 0o700  # the controller's log has a link that signs in to the page
     log = (out / "logs" / "node-0.log").read_text()
     assert "accuracy=None" not in log
     measured = [int(t) for t in re.findall(r"test accuracy .*accuracy=0\.\d+ .*round=(\d+)", log)]

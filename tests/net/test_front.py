@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -186,6 +188,26 @@ async def test_stopped_server_sends_what_its_calls_have_answered() -> None:
         await begun.wait()
     assert await call == b"done"
     await there.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names are in a private folder")
+async def test_name_of_the_next_connection_to_grpc_cannot_be_guessed() -> None:
+    """Every user of the machine reads these names, and could take the next one before."""
+
+    def rests() -> set[str]:
+        """The ends of those that this process has: column 7 is the number of the socket."""
+        found = re.findall(r"(\d+) @edgenode-\w+/(\w+)-127\.0\.0\.1:\d+$", Path("/proc/net/unix").read_text(), re.M)
+        ours = {link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.exists()}
+        return {rest for number, rest in found if f"socket:[{number}]" in ours}
+
+    async with serving("127.0.0.1:0", [], 0.0, security=TLS) as port, asyncio.timeout(20):
+        before = rests()
+        channels = [await checked(port) for _ in range(3)]
+        new = rests() - before
+        assert len(new) == 3
+        assert all(len(rest) == 16 for rest in new)
+        for one in channels:
+            await one.close()
 
 
 async def test_half_closed_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
