@@ -19,7 +19,7 @@ from edgenode.errors import ConfigError, one_of
 T = TypeVar("T")
 
 _LABORATORY: Mapping[str, frozenset[str]] = {
-    "edgenode.algorithms": frozenset({"choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"}),
+    "edgenode.algorithms": frozenset({"attacked", "choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"}),
     "edgenode.commands": frozenset({"experiment"}),
     "edgenode.compressors": frozenset({"shuffled"}),
     "edgenode.datasets": frozenset({"cifar10", "cifar100", "fashion-mnist"}),

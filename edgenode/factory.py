@@ -202,6 +202,8 @@ def check_networked(config: Config, controller: bool) -> None:
             f"algorithm.name = {name}: it tests models on the training data of other nodes, which devices keep to "
             "themselves; use edgenode simulate"
         )
+    if definition.prepares:
+        raise ConfigError(f"algorithm.name = {name}: it is for edgenode simulate and edgenode experiment only")
     if not controller and config.run.on_poison != "report":
         raise ConfigError(
             f'run.on_poison = "{config.run.on_poison}": only a controller pauses a run or evicts a member; without '

@@ -84,8 +84,8 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
         done = f"{simulation.round} of {simulation.rounds}" if simulation else "no"
         click.echo(f"edgenode: {done} rounds done; {where}", err=True)
         raise
-    for alarm in simulation.alarms:
-        warn(alarm)
+    for node, alarm in simulation.alarms:
+        warn(f"poison alarm at {node}: {alarm.member or 'unknown'} in round {alarm.round}: {alarm.reason}")
     if refusals := {node["node"]: node["refusal"] for node in result["nodes"] if node["refusal"]}:
         names, why = listed(list(refusals)), next(iter(refusals.values()))
         warn(f"the average of the last phase is refused: {names} keep their own models. The first one: {why}")

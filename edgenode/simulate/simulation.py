@@ -85,7 +85,7 @@ class Simulation:
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
         warnings: one line for each valid but suspicious setting.
-        alarms: one line for each poison alarm so far.
+        alarms: the poison alarms so far that a node would report, each with the node's name.
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of the run.
@@ -98,7 +98,7 @@ class Simulation:
     def __init__(self, config: Config, out: Path | None = None) -> None:
         self._config, self._out = config, out
         self.warnings: list[str] = []
-        self.alarms: list[str] = []
+        self.alarms: list[tuple[str, Accusation]] = []
         names = sorted(f"node-{i}" for i in range(config.run.nodes))
         first = TaskWorkload(config, names[0], warn=self.warnings.append)
         workloads = {names[0]: first} | {name: TaskWorkload(config, name, first) for name in names[1:]}
@@ -127,6 +127,8 @@ class Simulation:
             )
             for name in names
         }
+        if (prepare := config.algorithm.definition.prepares) is not None:
+            prepare(config, self._replicas)
         self._share_search = self._search_share()
         self._waiting: list[tuple[str, Train]] = []  # local steps of a round that begins with a measurement
         self._queue: deque[tuple[str, NodeEvent]] = deque()
@@ -247,8 +249,7 @@ class Simulation:
 
     def _show(self, name: str, accusation: Accusation | None) -> None:
         if accusation is not None:
-            member, t = accusation.member or "unknown", accusation.round
-            self.alarms.append(f"poison alarm at {name}: {member} in round {t}: {accusation.reason}")
+            self.alarms.append((name, accusation))
 
     def _train(self, name: str, action: Train) -> None:
         self._queue.append((name, self._replicas[name].train(action)))

@@ -203,7 +203,7 @@ FILE_ERRORS = [
     (
         '[algorithm]\nname = "SP"',
         'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
-        '"deep-squeeze", "choco-sgd", "diloco", "local", "choco-jwins", "noloco", "skew-scout", '
+        '"deep-squeeze", "choco-sgd", "diloco", "local", "attacked", "choco-jwins", "noloco", "skew-scout", '
         '"sparse-loco" or "sparta"; did you mean "sp"?',
     ),
     (

@@ -92,7 +92,7 @@ def test_gross_lie_is_refused_and_said(trained: Callable[[int], Path], tmp_path:
     simulation = played(config(), out, LIES[name])
     for node in result_of(out).keys() - {LIAR}:
         assert "times as far away as training came" in result_of(out)[node]["refusal"]
-        assert any(line.startswith(f"poison alarm at {node}: unknown") for line in simulation.alarms)
+        assert any(who == node and not accusation.member for who, accusation in simulation.alarms)
     models = {(out / node / MODEL_FILE).read_bytes() for node in result_of(out).keys() - {LIAR}}
     assert len(models) == 3  # each has its own
 

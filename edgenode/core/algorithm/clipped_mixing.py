@@ -31,7 +31,7 @@ from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import Contribution, Sent
 
 _AWAY = "away."
-_TOO_FAR = 1.5  # radii. In runs without a lie (benchmarks/notes/security.md) no neighbour was farther than 1.18
+_TOO_FAR = 1.25  # radii. In runs without a lie (benchmarks/notes/security.md) no neighbour was farther than 1.18
 _ROUNDING = 1e-6  # of u
 
 

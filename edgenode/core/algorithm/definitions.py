@@ -70,6 +70,8 @@ class AlgorithmDefinition:
         options: its own keys, with their defaults, which [algorithm.options] overrides.
         searches_share: makes what chooses the share that its compressor keeps, for a simulation
             (`edgenode.simulate.simulation.ShareSearch`). Devices cannot run it. None if the share stays.
+        prepares: changes the nodes of a simulation before its first event, given the configuration and the replicas
+            by name. Devices cannot run it. None changes nothing.
     """
 
     rule: Callable[[], UpdateRule]
@@ -82,6 +84,7 @@ class AlgorithmDefinition:
     communicates: bool = True
     options: Mapping[str, Option] = field(default_factory=dict)
     searches_share: Callable[..., Any] | None = None
+    prepares: Callable[..., None] | None = None
 
     def takes(self, name: str, compressor: CompressorDefinition) -> bool:
         """Return whether a compressor of that name can be used."""

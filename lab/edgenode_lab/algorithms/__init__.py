@@ -8,4 +8,5 @@ the graph of the run, and ``W`` is doubly stochastic.
     sparse-loco   sends C[x-hat - known], and part of what it left out is forgotten
     choco-jwins   sends C[T (x-hat - known)], where T is a wavelet transform: JWINS' ranking in CHOCO-SGD
     skew-scout    is Sparse-Push, and a simulation chooses the share that top-k keeps
+    attacked      is SCSP, and some nodes of a simulation lie
 """

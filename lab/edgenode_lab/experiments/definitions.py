@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import msgspec
 
+from edgenode_lab.algorithms.attacked import liars_of
 from edgenode_lab.experiments.scales import Scale, Settings
 
 Outcome = Mapping[str, Any]
@@ -134,6 +136,27 @@ def _divergence(outcome: Outcome) -> float:
     return float(outcome["parameter_divergence_mse"])
 
 
+def _liars(outcome: Outcome) -> frozenset[str]:
+    options = outcome["config"]["algorithm"]["options"]
+    names = [node["node"] for node in outcome["nodes"]]
+    return frozenset(liars_of(names, 0 if options.get("attack", "none") == "none" else options["liars"]))
+
+
+def _honest(outcome: Outcome) -> float:
+    """The mean accuracy of the nodes that do not lie."""
+    liars = _liars(outcome)
+    return 100 * fmean(node["test_accuracy"] for node in outcome["nodes"] if node["node"] not in liars)
+
+
+def _alarms(outcome: Outcome, false: bool) -> float | None:
+    """The number of honest nodes with an alarm. A false one names an honest node, or none where nobody lies."""
+    if "alarms" not in outcome:
+        return None
+    liars = _liars(outcome)
+    raised = [(alarm["node"], alarm["member"]) for alarm in outcome["alarms"] if alarm["node"] not in liars]
+    return len({node for node, member in raised if (member in liars or (not member and bool(liars))) is not false})
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("test accuracy, %", _training(_percent)),
     "sp": Metric("SP accuracy, %", _training(_percent)),
@@ -145,4 +168,7 @@ METRICS: dict[str, Metric] = {
     "divergence": Metric("divergence (mean square)", _training(_divergence), ".2g"),
     "sp_sent": Metric("SP sent per node, MB", _training(_per_node), ".3g"),
     "sent": Metric("sent per node, MB", _per_node, ".3g"),
+    "honest": Metric("accuracy of honest nodes, %", _honest),
+    "alarms": Metric("nodes with an alarm", lambda outcome: _alarms(outcome, False), ".3g"),
+    "false_alarms": Metric("with a false one", lambda outcome: _alarms(outcome, True), ".3g"),
 }

@@ -152,6 +152,15 @@ def _length(config: Config, row: Row) -> str:
     return f"{row.length}x" if as_written else counted(config.run.rounds, "round")
 
 
+def _attack(config: Config) -> str:
+    return str(config.algorithm.options.get("attack", "none"))
+
+
+def _liars(config: Config) -> str:
+    options = config.algorithm.options
+    return f"{0 if _attack(config) == 'none' else options['liars']} of {config.run.nodes}"
+
+
 COLUMNS: Mapping[str, Callable[[Config, Row, str], str]] = {
     "network": lambda config, row, label: network(config, row) if row.network else label,
     "top-K, %": lambda config, row, label: _percent(config),
@@ -164,6 +173,9 @@ COLUMNS: Mapping[str, Callable[[Config, Row, str], str]] = {
     "share, %": lambda config, row, label: _share(config),
     "recipe": lambda config, row, label: _recipe(config),
     "length": lambda config, row, label: _length(config, row),
+    "attack": lambda config, row, label: _attack(config),
+    "liars": lambda config, row, label: _liars(config),
+    "mixing": lambda config, row, label: f"limits {config.algorithm.liars}" if config.algorithm.liars else "as it is",
 }
 """How a column names a row, by its heading."""
 

@@ -39,6 +39,7 @@ FIXED_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )
 _CHECKPOINTS_PER_TRIAL = 20  # each one flushes every node's state to disk
+_WATCHED_EVERY = 10  # rounds: often enough for a node to notice that its accuracy collapses
 _REPORT_EVERY_S = 0.2
 _BLOCK = 1 << 16  # bytes, more than an outcome has
 
@@ -136,7 +137,7 @@ def config_of(row: Row, settings: Settings) -> Config:
         "run.threads": 1,
         "run.checkpoint_every": max(1, rounds // _CHECKPOINTS_PER_TRIAL),
         # SP is measured where the gossip of SCSP begins
-        "run.evaluate_every": rounds if config.algorithm.name == "scsp" else 0,
+        "run.evaluate_every": {"scsp": rounds, "attacked": _WATCHED_EVERY}.get(config.algorithm.name, 0),
     }
     if row.epochs_per_graph:
         derived["topology.every"] = graph_period(row.epochs_per_graph, rounds)
@@ -280,6 +281,9 @@ def _simulate(config: Config, folder: Path | None, watch: Watch) -> dict[str, An
         shutil.rmtree(folder)
         simulation = Simulation(config, folder)
     result = simulation.run(watch(simulation))
+    if config.algorithm.name == "attacked":
+        accused = {(node, accusation.member): None for node, accusation in simulation.alarms}
+        result["alarms"] = [{"node": node, "member": member} for node, member in accused]
     before = simulation.before_gossip()
     return result if before is None else {**result, "before_gossip": before}
 

@@ -108,7 +108,8 @@ def turns(scale: Scale, overrides: Settings = MappingProxyType({})) -> list[floa
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shortened_runs_measure_sp_where_the_gossip_begins(name: str) -> None:
     for run in runner.trials(runner.rows_as_run(EXPERIMENTS[name], choose_scale("smoke"), {"run.rounds": "20"}), [0]):
-        assert run.config.run.evaluate_every == (20 if run.config.algorithm.name == "scsp" else 0)
+        expected = {"scsp": 20, "attacked": 10}.get(run.config.algorithm.name, 0)
+        assert run.config.run.evaluate_every == expected
 
 
 def test_every_algorithm_of_table_3_ends_with_its_metrics(tmp_path: Path) -> None:
