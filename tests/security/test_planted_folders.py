@@ -11,6 +11,7 @@ import pytest
 from edgenode.errors import SecurityError
 from edgenode.security.certificates import make_authority
 from edgenode.security.secret_files import write_credentials
+from edgenode.storage.audit_log import AuditLog
 from edgenode.storage.state_folder import claimed
 from tests.users import MALLORY, VICTIM, as_root, done_as, folder
 
@@ -64,6 +65,30 @@ def test_own_folder_among_those_of_others_is_used() -> None:
     with folder(0o1777) as shared:
         done_as(VICTIM, use)
         assert mode_of(shared / "state" / "credentials.pem") == (VICTIM, 0o600)
+
+
+def test_umask_that_allows_everything_opens_no_state_folder() -> None:
+    """The files of databases, and those that libraries write, have the modes of the umask."""
+
+    def use() -> None:
+        os.umask(0)
+        with claimed(state, "n"):
+            write_credentials(state / "authority" / "credentials.pem", make_authority("home"))
+            AuditLog(state).begin("anna", "stop")
+
+    def look() -> None:
+        for path in (state / "history.sqlite3", state / "authority" / "credentials.pem", state / "owner"):
+            with pytest.raises(PermissionError):
+                path.read_bytes()
+        with pytest.raises(PermissionError):
+            (state / "new").touch()
+
+    with folder(0o1777) as shared:
+        state = shared / "cluster" / "node"
+        done_as(VICTIM, use)
+        assert (state / "history.sqlite3").exists()
+        done_as(MALLORY, look)
+        assert mode_of(state.parent) == mode_of(state) == mode_of(state / "authority") == (VICTIM, 0o700)
 
 
 def test_root_writes_for_the_owner_of_a_folder_that_only_root_can_make() -> None:
