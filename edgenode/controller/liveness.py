@@ -20,8 +20,9 @@ not, the run stands, and a node has to go.
 Reports can be lies, so no report of one member evicts another:
 
 1. A node counts as slow only while at least half of the others wait. A slow node delays all, and a lie delays nobody.
-2. A node is evicted for its links if links to or from two other nodes do not work. A receiver is also if the controller
-   does not reach it either. Of one sender and one receiver that the controller reaches, either may lie, and both stay.
+2. A link stops the run if its sender reports it and its receiver waits for it. A node is evicted if such links to or
+   from two other nodes do not work. So is a receiver that the controller does not reach either. Of one sender and one
+   receiver that the controller reaches, either may lie, and both stay.
 """
 
 from __future__ import annotations
@@ -139,16 +140,16 @@ def lasting(
     """The links between nodes that report, and that have not worked for ``limit_s``: relayed ones, and those that stop
     the run.
 
-    A receiver that is silent may be dead, and a link that nobody waits for stops nothing.
+    A receiver that is silent may be dead, and a link stops nothing unless its receiver reports that it waits.
     """
     alive = {n for n, r in reports.items() if r.age_s < limit_s and not r.ended}
-    waiting = {n for n, r in reports.items() if r.waiting_for and r.waiting_s >= limit_s / 2}
+    waiting = {(peer, n) for n, r in reports.items() if r.waiting_s >= limit_s / 2 for peer in r.waiting_for}
     old = [v for v in links if v.blocked.blocked_s >= limit_s and {v.sender, v.blocked.receiver} <= alive]
     relayed = frozenset((v.sender, v.blocked.receiver) for v in old if v.blocked.by)
     stopping = frozenset(
         (v.sender, v.blocked.receiver)
         for v in old
-        if not v.blocked.by and not v.left_out and {v.sender, v.blocked.receiver} & waiting
+        if not v.blocked.by and not v.left_out and (v.sender, v.blocked.receiver) in waiting
     )
     return relayed, stopping
 

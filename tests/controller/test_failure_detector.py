@@ -98,7 +98,7 @@ async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest
     assert cluster.state.plan is not None
     blocked = (BlockedLink("n2", 0, "127.0.0.1:1", "no answer", 1e6),)
     cluster.handle(Reported("n1", Progress(1, 0, cluster.state.plan.latest.digest, None, blocked)))
-    for node, waits in (("n0", {}), ("n1", {"waiting_for": ("n2",), "waiting_s": 1e6}), ("n2", {})):
+    for node, waits in (("n0", {}), ("n1", {}), ("n2", {"waiting_for": ("n1",), "waiting_s": 1e6})):
         nodes.reported(node, NodeStatus(state=NodeState.RUNNING, **waits))  # type: ignore[arg-type]
         nodes[node].last_seen = time.monotonic() + 60  # it keeps reporting
     await watch(failure_detector, monkeypatch, None if there else evicted)

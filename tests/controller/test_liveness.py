@@ -164,6 +164,8 @@ def test_link_to_a_silent_node_is_a_matter_of_the_silence() -> None:
 def test_link_without_a_relay_stops_the_run_if_somebody_waits() -> None:
     idle = {"a": LastReport(0.1), "b": LastReport(0.1)}
     assert lasting([link("a", "b", 20.0)], idle, 10)[1] == frozenset()
+    claims = {**idle, "a": LastReport(0.1, ("b",), 20.0)}  # which costs its receiver nothing
+    assert lasting([link("a", "b", 20.0)], claims, 10)[1] == frozenset()
     waits = {**idle, "b": LastReport(0.1, ("a",), 20.0)}
     assert lasting([link("a", "b", 20.0)], waits, 10) == (frozenset(), frozenset({("a", "b")}))
     assert lasting([link("a", "b", 20.0, left_out=True)], waits, 10)[1] == frozenset()

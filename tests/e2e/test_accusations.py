@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.fleet import Fleet, until
 
-EVICT_AFTER_S = 2
+EVICT_AFTER_S = 8
 ACCUSER = str(Path(__file__).with_name("accuser.py"))
 
 
@@ -30,8 +30,8 @@ def test_one_member_gets_no_other_evicted(fleet: Fleet) -> None:
     accuser = fleet.node("node-3", program=[ACCUSER, "node-0"])
     honest = fleet.nodes(3)
     controller.logs(r"poison alarm .*node-0: ")
-    controller.logs(r"a link stops the run, and either end may be at fault .*node-3->node-0|fencing")
-    until_s = time.monotonic() + 4 * EVICT_AFTER_S
+    controller.logs("a link does not work .*node-3 cannot reach node-0")
+    until_s = time.monotonic() + 2.5 * EVICT_AFTER_S
     until(lambda: time.monotonic() > until_s or "fencing" in controller.stderr, "some limits pass")
     assert not re.findall("node is too slow.*|nothing relays.*|fencing.*", controller.stderr)
     fleet.stop([*honest, accuser, controller])
