@@ -118,7 +118,7 @@ def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command:
     assert refused(fleet, command, *where, "state") == f"--state-dir state {reason}"
     assert refused(fleet, command, *where, "state/below") == f"--state-dir state/below {reason}"
     assert refused(fleet, command, "--state-dir", "state") == f"--state-dir state {reason}"
-    assert refused(fleet, command, *where, "/proc/self").startswith("--state-dir /proc/self cannot be written: ")
+    assert refused(fleet, command, *where, "/proc/self/fd").startswith("--state-dir /proc/self/fd cannot be written: ")
     if command == "controller":
         beyond = refused(fleet, command, *where, "other", "--http", "0.0.0.0:0")
         assert beyond.startswith("--insecure works on loopback only, but --http is 0.0.0.0:0")

@@ -136,23 +136,26 @@ def _divergence(outcome: Outcome) -> float:
     return float(outcome["parameter_divergence_mse"])
 
 
-def _liars(outcome: Outcome) -> frozenset[str]:
+def _liars(outcome: Outcome) -> frozenset[str] | None:
+    """The nodes that lie. None where no node can."""
+    if outcome["algorithm"] != "attacked":
+        return None
     options = outcome["config"]["algorithm"]["options"]
     names = [node["node"] for node in outcome["nodes"]]
     return frozenset(liars_of(names, 0 if options.get("attack", "none") == "none" else options["liars"]))
 
 
-def _honest(outcome: Outcome) -> float:
+def _honest(outcome: Outcome) -> float | None:
     """The mean accuracy of the nodes that do not lie."""
-    liars = _liars(outcome)
+    if (liars := _liars(outcome)) is None:
+        return None
     return 100 * fmean(node["test_accuracy"] for node in outcome["nodes"] if node["node"] not in liars)
 
 
 def _alarms(outcome: Outcome, false: bool) -> float | None:
     """The number of honest nodes with an alarm. A false one names an honest node, or none where nobody lies."""
-    if "alarms" not in outcome:
+    if (liars := _liars(outcome)) is None:
         return None
-    liars = _liars(outcome)
     raised = [(alarm["node"], alarm["member"]) for alarm in outcome["alarms"] if alarm["node"] not in liars]
     return len({node for node, member in raised if (member in liars or (not member and bool(liars))) is not false})
 

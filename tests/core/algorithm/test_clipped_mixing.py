@@ -86,7 +86,7 @@ def test_whole_models_are_mixed_as_the_papers_do(seed: int, spread: list[float],
 
     own, models = MODEL.astype(np.float64), np.array(others, dtype=np.float64)
     radius = sorted(np.linalg.norm(models - own, axis=1))[max(0, len(models) - 1 - liars)]
-    accepted = balance_accepts(own, models, gamma=1.5 * (1 + 1e-6) * radius / float(np.linalg.norm(own)))
+    accepted = balance_accepts(own, models, gamma=1.25 * (1 + 1e-6) * radius / float(np.linalg.norm(own)))
     expected = clipped_gossip(own, models[accepted], np.full(int(accepted.sum()), weight), radius)
     assert learner.model() == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
