@@ -89,6 +89,9 @@ async def way_by(relay: Relay, security: Security, to: str) -> AsyncIterator[Way
         way, carrying = Way(relay_pb2_grpc.RelayServiceStub(to_relay), to), set[asyncio.Task[None]]()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not server.is_serving():  # the way has ended since the connection was accepted
+                writer.transport.abort()
+                return
             task = group.create_task(way.carry(reader, writer), name=f"way to {to} by {relay.name}")
             carrying.add(task)
             task.add_done_callback(carrying.discard)

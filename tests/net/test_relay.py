@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -178,3 +179,14 @@ async def test_relay_opens_no_connection_to_another_service() -> None:
             assert await asyncio.wait_for(reader.read(), SOON_S) == b""
             writer.close()
     assert way.why
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_connection_that_arrives_as_the_way_ends_is_no_error(turns: int) -> None:
+    loop, errors = asyncio.get_running_loop(), list[dict[str, object]]()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    async with a_relay({}) as relay, way_by(relay, INSECURE, "n1") as way:
+        with socket.create_connection(split_address(way.address)):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+    assert errors == []
