@@ -95,6 +95,7 @@ async def way_by(relay: Relay, security: Security, to: str) -> AsyncIterator[Way
             task = group.create_task(way.carry(reader, writer), name=f"way to {to} by {relay.name}")
             carrying.add(task)
             task.add_done_callback(carrying.discard)
+            task.add_done_callback(lambda _: writer.transport.abort())  # also if it is cancelled before it begins
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         way.address = "{}:{}".format(*server.sockets[0].getsockname())

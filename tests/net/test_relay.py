@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -181,7 +182,7 @@ async def test_relay_opens_no_connection_to_another_service() -> None:
     assert way.why
 
 
-@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("turns", [3, 4])
 async def test_connection_that_arrives_as_the_way_ends_is_no_error(turns: int) -> None:
     loop, errors = asyncio.get_running_loop(), list[dict[str, object]]()
     loop.set_exception_handler(lambda _, context: errors.append(context))
@@ -189,4 +190,6 @@ async def test_connection_that_arrives_as_the_way_ends_is_no_error(turns: int) -
         with socket.create_connection(split_address(way.address)):
             for _ in range(turns):
                 await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()  # nothing is left open
     assert errors == []
