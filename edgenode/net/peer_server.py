@@ -139,7 +139,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._deliver: Callable[[Message, Callable[[], None]], None]
         self._max_payload_bytes, self._window = 0, 1
         self._streams: dict[str, _Stream] = {}
-        self._known_to: set[str] = set()
+        self._known_to: dict[str, str] = {}  # with the company that the node got as an answer
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue(1)  # the first one decides
         self._processes: Mapping[str, str] = {}
@@ -186,13 +186,14 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         return len(self._streams)
 
     async def wait_until_known_to(self, nodes: frozenset[str], timeout_s: float) -> None:
-        """Wait until each of these nodes has met this one, or until the time is up.
+        """Wait until each of these nodes has met this one and got its company, or until the time is up.
 
-        A node that ends at once after a short run would leave slower peers without an answer.
+        A node that ends at once after a short run would leave slower peers without an answer. An answer with an older
+        company does not help them: they ask again.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while not nodes <= self._known_to:
+                while any(self._known_to.get(node) != self.company for node in nodes):
                     self._met.clear()
                     await self._met.wait()
 
@@ -222,8 +223,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         try:
             theirs = self.identity.check(request.identity, peer_of(context))
             require_name(context, theirs.node)
-            if self.data is not None and len(self._known_to) < _MAX_KNOWN:
-                self._known_to.add(theirs.node)
+            if self.data is not None and (theirs.node in self._known_to or len(self._known_to) < _MAX_KNOWN):
+                self._known_to[theirs.node] = self.company
                 self._met.set()
             if theirs.node == self.identity.node and theirs.process != self.identity.process:
                 self._mismatch(name_conflict(theirs.node, peer_of(context)))

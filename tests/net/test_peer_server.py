@@ -264,6 +264,18 @@ async def test_server_waits_a_limited_time_until_every_peer_met_it() -> None:
         await waiting
 
 
+async def test_answer_with_an_older_company_is_not_enough() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, asyncio.timeout(SOON_S):
+        await meet(target, N0, lambda *_: None, SOON_S)
+        receiver.server.company = "all"
+        waiting = asyncio.create_task(receiver.server.wait_until_known_to(frozenset({"n0"}), 60), name="waiting")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert (await meet(target, N0, lambda *_: None, SOON_S)).company == "all"
+        await waiting
+
+
 async def test_another_process_of_the_same_name_is_a_mismatch() -> None:
     receiver = Receiver(replace(N1, process="one"))
     async with receiver.up() as target:
@@ -294,7 +306,7 @@ async def test_process_with_an_invalid_name_is_not_met() -> None:
     receiver = Receiver()
     async with receiver.up() as target:
         assert await probe(target, replace(N0, node="../n0"), SOON_S) is None
-    assert receiver.server._known_to == set()
+    assert receiver.server._known_to == {}
 
 
 async def test_abort_of_a_peer_arrives_with_its_identity() -> None:
