@@ -41,17 +41,18 @@ _OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|C
 # gRPC's C core wraps what matters in addresses, names of states and codes.
 _OF_ITS_CORE = re.compile(r"(?:failed to connect to all addresses; )?(?:last error: )?(?:UNAVAILABLE|UNKNOWN): ")
 _OF_TCP = re.compile(r"Failed to connect to remote host: (.+)$")
+_TIMED_OUT, _ENDED = "timed out", "Handshake read failed"
 
 
 def failure(what: str, error: Exception) -> TransportError:
     """The error of a call or a connection that failed: what was tried, if that is not clear, and why it failed."""
-    kind = ClockError if _is_of_the_clock(error) else TransportError
+    kind = ClockError if is_of_the_clock(error) else TransportError
     return kind(f"{what}: {why(error)}" if what else why(error))
 
 
 def why(error: Exception) -> str:
     """Return why a call of gRPC, a TCP connection or a TLS handshake failed."""
-    if _is_of_the_clock(error):
+    if is_of_the_clock(error):
         return expired()
     return _why_call(error) if isinstance(error, grpc.aio.AioRpcError) else _why_connection(error)
 
@@ -93,7 +94,8 @@ async def unreachable(what: str, target: str, server: str, own: Credentials | No
     )
 
 
-def _is_of_the_clock(error: Exception) -> bool:
+def is_of_the_clock(error: Exception) -> bool:
+    """Return whether a certificate is not valid at the time that the clock of this device shows."""
     match error:
         case grpc.aio.AioRpcError():
             return _OF_EXPIRY.search(error.details() or "") is not None
@@ -106,7 +108,11 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     details = " ".join((error.details() or "").split())
     if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
         return _NOT_OURS
+    if _ENDED in details:
+        return _why_connection(ConnectionResetError())
     if found := _OF_TCP.search(details):
+        if _TIMED_OUT in found[1]:
+            return _why_connection(TimeoutError())
         number = next((number for number in errno.errorcode if os.strerror(number) == found[1]), 0)
         return _why_connection(OSError(number, found[1]))
     details = _OF_ITS_CORE.sub("", details)

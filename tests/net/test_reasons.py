@@ -70,6 +70,7 @@ def test_connection_that_fails_says_why(error: OSError, words: str) -> None:
     [
         ("Connection refused", "connection refused: nothing listens there"),
         ("Connection timed out", "no answer: it is off, or a firewall drops"),
+        ("connect() timed out", "no answer: it is off, or a firewall drops"),
         ("No route to host", "no route to host"),
         ("Something of another system", "something of another system"),
     ],
@@ -79,6 +80,11 @@ def test_reason_of_tcp_is_found_in_the_text_of_grpc(details: str, words: str) ->
         "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Failed to connect to remote host: "
     )
     assert why(call_error(grpc.StatusCode.UNAVAILABLE, core + details)).startswith(words)
+
+
+def test_handshake_that_ends_is_no_text_of_grpc() -> None:
+    core = "ipv4:127.0.0.1:4670: Handshake read failed (Endpoint closing)"
+    assert why(call_error(grpc.StatusCode.UNAVAILABLE, core)) == "it ended the connection"
 
 
 def test_expired_certificate_in_the_text_of_grpc_is_the_clock() -> None:
