@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from edgenode.addresses import join_address, split_address
-from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, SecurityError, TransportError
+from edgenode.errors import ClockError, ConfigError, EdgenodeError, NotAdmitted, SecurityError, TransportError
 from edgenode.net.interfaces import interfaces_for
-from edgenode.net.reasons import why
+from edgenode.net.reasons import failure, is_of_the_clock
 from edgenode.security import certificates
 from edgenode.security.certificates import MAX_PEM_BYTES, Credentials
 from edgenode.security.invite import Invite
@@ -54,6 +54,7 @@ def enrol(invite: Invite, name: str = "", cluster: str = "", hosts: Sequence[str
         SecurityError: only others than that controller answer.
         ConfigError: the invite is of another cluster than the device.
         TransportError: the controller does not answer.
+        ClockError: the certificate of the controller is not valid by the clock of this device.
     """
     failures = list[EdgenodeError]()
     for target in _targets(invite, cluster, hosts):
@@ -64,8 +65,10 @@ def enrol(invite: Invite, name: str = "", cluster: str = "", hosts: Sequence[str
         except SecurityError as exc:  # it is not the controller of the invite: another one may be
             failures.append(exc)
         except (OSError, http.client.HTTPException, TransportError) as exc:
-            failures.append(TransportError(f"{target}: {why(exc)}"))
-    if impostors := [failure for failure in failures if isinstance(failure, SecurityError)]:
+            failures.append(failure(target, exc))
+    if late := [failed for failed in failures if isinstance(failed, ClockError)]:
+        raise late[0]
+    if impostors := [failed for failed in failures if isinstance(failed, SecurityError)]:
         raise impostors[0]
     raise TransportError(f"the controller of the invite does not answer ({'; '.join(map(str, failures))})")
 
@@ -109,6 +112,8 @@ def _enrol_at(target: str, invite: Invite, name: str, cluster: str) -> Credentia
         context = ssl.create_default_context(cadata=authority.decode("ascii"))
         status, answer = _call(_Connection(target, context), "POST", "/enrol", json.dumps(wanted).encode())
     except ssl.SSLError as exc:
+        if is_of_the_clock(exc):
+            raise
         raise SecurityError(f"{target} is not the controller of the invite: {exc.reason or exc}") from exc
     if status == http.client.FORBIDDEN:
         raise NotAdmitted(f"the controller at {target} refuses: {answer.decode(errors='replace')[:500]}")

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from structlog.testing import capture_logs
 
 from edgenode.addresses import split_address
-from edgenode.errors import ConfigError, NotAdmitted, SecurityError, TransportError
+from edgenode.errors import ClockError, ConfigError, NotAdmitted, SecurityError, TransportError
 from edgenode.net import http
 from edgenode.net.discovery import Discovery
 from edgenode.net.enrolment_client import enrol
@@ -207,6 +207,16 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
     assert b"/enrol" not in received
     assert line.secret.hex().encode() not in received
     assert list(evil.subjects()) == [CONTROLLER]
+
+
+async def test_clock_is_named_where_the_controller_seems_to_have_expired(authority: Authority, tmp_path: Path) -> None:
+    late = authority.make(CONTROLLER, timedelta(days=-10))
+    file = tmp_path / "late.pem"
+    file.write_bytes(late.key + late.certificate)
+    async with serving_http(enrolment_app(authority), ANY, "--enrol", file) as url:
+        line = invite(authority, url.removeprefix("https://"))
+        with pytest.raises(ClockError, match=r"127.0.0.1:\d+: this device's clock says .*: set the clock"):
+            await asyncio.to_thread(enrol, line, "n0")
 
 
 async def test_device_enrols_beside_300_half_open_handshakes(authority: Authority) -> None:
