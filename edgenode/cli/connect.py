@@ -137,7 +137,8 @@ async def _found(where: Where) -> tuple[str, Security]:
             else:
                 cluster = _only(await _shown(discovery.wait_for_clusters("controller", timeout_s=where.wait_s), text))
         except TransportError as exc:
-            raise ConfigError(f"{exc}; {past_run(where.cluster, where.credentials) or _NO_CONTROLLER}") from exc
+            hints = (str(exc), _NO_CONTROLLER, past_run(where.cluster, where.credentials))
+            raise ConfigError("; ".join(hint for hint in hints if hint)) from exc
         securities = operator_securities(where.credentials, where.insecure, cluster)
         text = f"waiting for an announced controller of cluster {cluster!r} to answer"
         targets = discovery.watch_targets("controller", cluster)

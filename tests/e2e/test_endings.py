@@ -39,6 +39,7 @@ def test_a_leaver_a_stop_and_a_later_status_say_how_it_goes_on(fleet: Fleet) -> 
     assert re.search(
         rf"found in 5 s: .*; the last run of {fleet.cluster} on this machine ended .* \(stopped\): ", status.errors[-1]
     )
+    assert "a run with --peers has no controller" in status.errors[-1]
     assert status.errors[-1].endswith(look)
 
 
