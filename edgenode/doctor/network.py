@@ -68,30 +68,32 @@ async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Fi
         yield warning(
             "multicast", "no interface except loopback is up", "connect the network, or run all nodes on this machine"
         )
-    found = await asyncio.gather(*(asyncio.to_thread(_multicast_on, a, frozenset(interfaces)) for a in networks))
+    found = await asyncio.gather(
+        *(asyncio.to_thread(_multicast_on, a, frozenset(interfaces), needed) for a in networks)
+    )
     suffices = not needed or any(finding.level is not Level.PROBLEM for finding in found)
     for finding in found:
         is_tolerable = suffices and finding.level is Level.PROBLEM
         yield replace(finding, level=Level.WARNING) if is_tolerable else finding
 
 
-def _multicast_on(address: str, ours: frozenset[str]) -> Finding:
-    name, instead = _interface(address), "or use --controller H:P, which needs no multicast"
+def _multicast_on(address: str, ours: frozenset[str], needed: bool) -> Finding:
+    name, instead = _interface(address), ", or use --controller H:P, which needs no multicast" if needed else ""
     try:
         came_back, sources = _echo(address)
     except OSError as exc:
         text = f"{name}: {exc.strerror or exc}"
-        return problem("multicast", text, f"let UDP port {_PORT} out of the firewall, {instead}")
+        return problem("multicast", text, f"let UDP port {_PORT} out of the firewall{instead}")
     if not came_back:
         text = f"{name}: what is sent to {_GROUP}:{_PORT} does not come back"
-        return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out, {instead}")
+        return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out{instead}")
     if others := sorted(sources - ours):
         return ok("multicast", f"{name}: works, with answers from {listed(others)}")
     text = f"{name}: works, but no other device answers"
     return warning(
         "multicast",
         text,
-        f"if other devices are on, the network blocks multicast between them and this one; {instead[3:]}",
+        f"if other devices are on, the network blocks multicast between them and this one{instead}",
     )
 
 

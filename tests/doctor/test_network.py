@@ -69,6 +69,12 @@ async def test_missing_network_is_reported() -> None:
     assert (found.level, found.text) == (Level.WARNING, "no interface except loopback is up")
 
 
+@pytest.mark.parametrize("needed", [True, False])
+async def test_controller_is_advised_only_where_one_is_wanted(needed: bool) -> None:
+    (found,) = [finding async for finding in network.multicast(("203.0.113.9",), needed)]  # nobody has this address
+    assert ("--controller" in found.remedy) == needed, found
+
+
 # --- other processes
 
 
