@@ -41,7 +41,9 @@ def node_security(options: NodeOptions) -> Security:
     path, name = options.credentials, options.name
     require_no_file(options.state_dir)
     if options.join is not None and _needs_invite(options):
-        return enrolled(options)
+        security = _enrolled(options)
+        log.info("enrolled: from now on, no invite is needed", node=options.name, certificate=str(path))
+        return security
     credentials = read_credentials(path)
     if credentials is None:
         raise ConfigError(f"this node has no certificate ({path}): {how_to_get_one(name, options.controller)}")
@@ -79,19 +81,6 @@ def verifier(options: NodeOptions) -> Verifier:
     return UNSIGNED
 
 
-def enrolled(options: NodeOptions) -> Security:
-    """Use the node's invite, and write its new credentials.
-
-    Raises:
-        EdgenodeError: as `node_security`.
-    """
-    given = () if options.controller in ("mdns", "none") else (split_address(options.controller)[0],)
-    credentials = enrol(read_invite(options.join or ""), options.name, options.config.run.cluster, given)
-    write_credentials(options.credentials, credentials)
-    log.info("enrolled: from now on, no invite is needed", node=options.name, certificate=str(options.credentials))
-    return MutualTls(credentials, lambda subject, key_id: True)
-
-
 def enrolled_again(options: NodeOptions, error: NotAdmitted) -> Security:
     """Use the invite of a node whose certificate is not valid any more.
 
@@ -99,11 +88,23 @@ def enrolled_again(options: NodeOptions, error: NotAdmitted) -> Security:
         NotAdmitted: the given error, if the invite is not valid either: the node was started as before.
         EdgenodeError: as `node_security`.
     """
-    log.warning("using the invite, because the certificate is not valid any more", reason=str(error))
     try:
-        return enrolled(options)
+        security = _enrolled(options)
     except NotAdmitted as refused:
         raise error from refused
+    except EdgenodeError:
+        log.warning("this node needs an invite, because its certificate is not valid any more", reason=str(error))
+        raise
+    log.warning("enrolled again, because the certificate was not valid any more", reason=str(error))
+    return security
+
+
+def _enrolled(options: NodeOptions) -> Security:
+    """Use the node's invite, and write its new credentials."""
+    given = () if options.controller in ("mdns", "none") else (split_address(options.controller)[0],)
+    credentials = enrol(read_invite(options.join or ""), options.name, options.config.run.cluster, given)
+    write_credentials(options.credentials, credentials)
+    return MutualTls(credentials, lambda subject, key_id: True)
 
 
 def _needs_invite(options: NodeOptions) -> bool:
@@ -123,7 +124,7 @@ def _needs_invite(options: NodeOptions) -> bool:
     except EdgenodeError as exc:  # such as a file that was removed after its use
         reason = str(exc)
     log.info(
-        "this node is enrolled already: the invite is not used",
+        "this node is enrolled already: it needs the invite only if its certificate is refused",
         node=options.name,
         **({"reason": reason} if reason else {}),
     )

@@ -65,7 +65,7 @@ def test_revoked_node_is_shut_out_at_once_and_for_good(fleet: Fleet) -> None:
 
     invite = fleet.command("invite", "node-2", "--cluster", fleet.cluster).stdout
     back = again(fleet, "node-2", "--join", invite)  # its old certificate is still in place
-    back.logs("using the invite, because the certificate is not valid any more")
+    back.logs("enrolled again, because the certificate was not valid any more")
     back.logs("epoch done")
     fleet.stop([*others, back, second])
 

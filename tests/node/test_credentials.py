@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from edgenode.addresses import split_address
 from edgenode.config.load import load
-from edgenode.errors import ConfigError, NotAdmitted, SecurityError
+from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, SecurityError
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
-from edgenode.net.tls import MutualTls
+from edgenode.net.tls import MutualTls, Security
 from edgenode.node.credentials import enrolled_again, node_security, read_invite
 from edgenode.node.node_options import NodeOptions, node_options
 from edgenode.security.authority import Authority
@@ -29,7 +29,9 @@ from edgenode.security.subject import Subject
 
 CLUSTER = "home"
 INVITE = Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),))
-IGNORED = "this node is enrolled already: the invite is not used"
+IGNORED = "this node is enrolled already: it needs the invite only if its certificate is refused"
+OF_CONTROLLER = "enrolled a device", "refused to enrol a device"
+REVOKED = NotAdmitted("the key of node n0 is not valid: it was revoked")
 
 
 class Home:
@@ -68,7 +70,7 @@ async def start(options: NodeOptions, join: str | None) -> tuple[Credentials, li
     with capture_logs() as logs:
         security = await asyncio.to_thread(node_security, replace(options, join=join))
     assert isinstance(security, MutualTls)
-    return security.credentials, [line["event"] for line in logs if line["event"] != "enrolled a device"]
+    return security.credentials, [line["event"] for line in logs if line["event"] not in OF_CONTROLLER]
 
 
 async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Home, options: NodeOptions) -> None:
@@ -124,16 +126,40 @@ async def test_used_invite_of_a_node_without_a_certificate_is_refused(home: Home
             await start(options, invite)
 
 
+async def start_again(options: NodeOptions, join: str) -> tuple[Security | EdgenodeError, list[tuple[str, str]]]:
+    """What a revoked node continues with, and what it logs: events and reasons."""
+    with capture_logs() as logs:
+        try:
+            found: Security | EdgenodeError = await asyncio.to_thread(
+                enrolled_again, replace(options, join=join), REVOKED
+            )
+        except EdgenodeError as exc:
+            found = exc
+    return found, [(line["event"], line["reason"]) for line in logs if line["event"] not in OF_CONTROLLER]
+
+
 async def test_revocation_and_not_the_used_invite_is_named(home: Home, options: NodeOptions) -> None:
     """A board is started with the command that it was always started with, after its key was revoked."""
     async with home.served():
         invite = home.invite()
         await start(options, invite)
-        revoked = NotAdmitted("the key of node n0 is not valid: it was revoked")
-        with pytest.raises(NotAdmitted, match="it was revoked"):
-            await asyncio.to_thread(enrolled_again, replace(options, join=invite), revoked)
-        security = await asyncio.to_thread(enrolled_again, replace(options, join=home.invite("n0")), revoked)
-        assert isinstance(security, MutualTls)
+        assert await start_again(options, invite) == (REVOKED, [])
+
+
+async def test_new_invite_of_a_revoked_node_is_logged_once(home: Home, options: NodeOptions) -> None:
+    async with home.served():
+        await start(options, home.invite())
+        security, logs = await start_again(options, home.invite("n0"))
+    assert isinstance(security, MutualTls)
+    assert logs == [("enrolled again, because the certificate was not valid any more", str(REVOKED))]
+
+
+async def test_revoked_node_without_its_invite_is_told_why_it_needs_one(home: Home, options: NodeOptions) -> None:
+    async with home.served():
+        await start(options, home.invite())
+    error, logs = await start_again(options, "gone")
+    assert isinstance(error, ConfigError) and "'gone' is neither an invite nor a file" in str(error)
+    assert logs == [("this node needs an invite, because its certificate is not valid any more", str(REVOKED))]
 
 
 @pytest.mark.parametrize(("typed", "error"), [("inv-typo", SecurityError), ("no/such/file", ConfigError)])
