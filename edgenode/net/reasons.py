@@ -41,7 +41,13 @@ _OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|C
 # gRPC's C core wraps what matters in addresses, names of states and codes.
 _OF_ITS_CORE = re.compile(r"(?:failed to connect to all addresses; )?(?:last error: )?(?:UNAVAILABLE|UNKNOWN): ")
 _OF_TCP = re.compile(r"Failed to connect to remote host: (.+)$")
-_TIMED_OUT, _ENDED = "timed out", "Handshake read failed"
+# edgenode itself never answers UNAVAILABLE, so its text is always the core's. In either group: no answer, or an end.
+_NO_ANSWER = re.compile(r"time(?:d )?out|handshaker shutdown", re.IGNORECASE)
+_END = re.compile(
+    r"Handshake (?:read|write) failed|Endpoint clos|socket closed|transport closed|reset by peer|Broken pipe|GOAWAY"
+    r"|disconnected",
+    re.IGNORECASE,
+)
 
 
 def failure(what: str, error: Exception) -> TransportError:
@@ -108,11 +114,11 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     details = " ".join((error.details() or "").split())
     if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
         return _NOT_OURS
-    if _ENDED in details:
+    if error.code() is grpc.StatusCode.UNAVAILABLE and _NO_ANSWER.search(details):
+        return _why_connection(TimeoutError())
+    if error.code() is grpc.StatusCode.UNAVAILABLE and _END.search(details):
         return _why_connection(ConnectionResetError())
     if found := _OF_TCP.search(details):
-        if _TIMED_OUT in found[1]:
-            return _why_connection(TimeoutError())
         number = next((number for number in errno.errorcode if os.strerror(number) == found[1]), 0)
         return _why_connection(OSError(number, found[1]))
     details = _OF_ITS_CORE.sub("", details)
