@@ -238,8 +238,9 @@ class Controller:
 
     def _show(self, node: str, status: NodeStatus) -> None:
         """Take the status of a node. Of a device that is in no run, nothing counts."""
-        if self.cluster.state.plan is not None and node not in self.cluster.state.membership.newcomers:
-            self.nodes.reported(node, within(most_reported(self.cluster.state), status))
+        plan = self.cluster.state.plan
+        if plan is not None and node not in self.cluster.state.membership.newcomers:
+            self.nodes.reported(node, within(most_reported(self.cluster.state), status), node in plan.latest.names)
 
     async def _handle_events(self) -> None:
         """The owner task: no other task changes the cluster while it runs."""

@@ -124,12 +124,15 @@ class NodeRegistry(dict[str, NodeEntry]):
         elif not self[node].status.state.ended:
             log.warning("node disconnected", node=node)
 
-    def reported(self, node: str, status: NodeStatus) -> None:
-        """A node reported its status."""
+    def reported(self, node: str, status: NodeStatus, is_member: bool = True) -> None:
+        """A node reported its status. An evicted one reports a failure, which is none of the run."""
         if node not in self:
             return
         if status.state is NodeState.FAILED and self[node].status.state is not status.state:
-            log.error("node failed", node=node, reason=status.error)
+            if is_member:
+                log.error("node failed", node=node, reason=status.error)
+            else:
+                log.info("a node that is no member any more has ended", node=node, reason=status.error)
         if status.save_error and not self[node].status.save_error:
             log.warning("node cannot save", node=node, since_s=round(status.save_error_s), reason=status.save_error)
         elif self[node].status.save_error and not status.save_error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode import factory
 from edgenode.config.load import load
@@ -74,6 +75,17 @@ def test_status_of_a_device_in_no_run_does_not_count(tmp_path: Path) -> None:
     for controller, total in ((new, 0), (under_way, 20)):
         assert controller.nodes["n7"].status == NodeStatus()
         assert controller.operator_service.status().payload_bytes == total
+
+
+def test_eviction_of_a_live_node_is_logged_as_no_failure(tmp_path: Path) -> None:
+    saved_state(tmp_path, Config())
+    controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
+    for node in ("n0", "n7"):  # n7 is not in the plan any more
+        controller.nodes.connected(node, "here:1", "p")
+    with capture_logs() as logged:
+        controller._show("n7", NodeStatus(NodeState.FAILED, error="n7 was evicted, and is not a member any more"))
+        controller._show("n0", NodeStatus(NodeState.FAILED, error="the loop ended early"))
+    assert [(line["node"], line["log_level"]) for line in logged] == [("n7", "info"), ("n0", "error")]
 
 
 @pytest.mark.parametrize("recover", [False, True])

@@ -55,6 +55,19 @@ def test_node_that_cannot_save_is_logged_once_until_it_can() -> None:
     ]  # fmt: skip
 
 
+def test_only_the_failure_of_a_member_is_logged_as_one() -> None:
+    nodes = NodeRegistry()
+    nodes.add_members(PLAN)
+    with capture_logs() as logged:
+        for _ in range(2):
+            nodes.reported("n0", NodeStatus(FAILED, error="the loop ended early"))
+            nodes.reported("n1", NodeStatus(FAILED, error="n1 was evicted"), is_member=False)
+    assert [tuple(line.values()) for line in logged] == [
+        ("n0", "the loop ended early", "node failed", "error"),
+        ("n1", "n1 was evicted", "a node that is no member any more has ended", "info"),
+    ]
+
+
 def test_only_nodes_that_ended_well_count_as_ended() -> None:
     reports = {
         state: NodeEntry("10.0.0.1:7600", status=NodeStatus(state=state)).last_report(0.0)
