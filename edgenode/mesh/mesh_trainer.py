@@ -7,6 +7,8 @@ its steps. `train` reads what came out. All of it happens in the user's thread.
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,12 +18,14 @@ import structlog
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.trained_model import LazyModel
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import CheckpointError, Diverged, EdgenodeError
+from edgenode.core.wording import counted
+from edgenode.errors import CheckpointError, Diverged, EdgenodeError, in_words
 from edgenode.mesh import random_state
 from edgenode.mesh.misuse import OptimiserWatch, checked_accuracy
 from edgenode.mesh.passes import Passes
@@ -38,6 +42,7 @@ log = structlog.get_logger()
 Arrays = dict[str, NDArray[Any]]
 
 _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
+_KEPT = re.compile(rf"({_OBJECT}|{_SCHEDULE})\.\d+\.json")
 
 
 class Stateful(Protocol):
@@ -207,6 +212,7 @@ class MeshTrainer:
         for name, tensor in buffers.items():
             loaded = torch.from_numpy(np.array(state[name]))
             tensor.copy_(torch.view_as_complex(loaded) if tensor.is_complex() else loaded)
+        self._refuse_other_counts(state)
         for name, kept in self._named():
             _load(name, kept, unpack(name, state))
         here = pack(_POSITION, self._passes.position())
@@ -214,6 +220,18 @@ class MeshTrainer:
             self._passes.go_to(unpack(_POSITION, state))
         self._extra.clear()
         self._extra.update(unpack(_EXTRA, state))
+
+    def _refuse_other_counts(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse the state of other kept objects. A sponsor may have schedules that this node does not have."""
+        ours = Counter(name.partition(".")[0] for name, _ in self._named())
+        theirs = Counter(found[1] for name in state if (found := _KEPT.fullmatch(name)))
+        if theirs[_OBJECT] != ours[_OBJECT] or theirs[_SCHEDULE] < ours[_SCHEDULE]:
+            given = ", ".join(type(kept).__name__ for kept in self._kept) or "none"
+            raise CheckpointError(
+                f"the checkpoint has the state of {counted(theirs[_OBJECT], 'object')} and "
+                f"{counted(theirs[_SCHEDULE], 'schedule')}, but Mesh was given {ours[_OBJECT]} and {ours[_SCHEDULE]} "
+                f"({given}): pass the same ones as before, or start with fresh=True"
+            )
 
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that belong to the state dict. The others are computed from the model."""
@@ -238,6 +256,8 @@ def _load(name: str, kept: Stateful, state: Any) -> None:
     try:
         if not isinstance(kept, LRScheduler):
             kept.load_state_dict(state)
+            if isinstance(kept, Optimizer) and any(kept.defaults.keys() - group.keys() for group in kept.param_groups):
+                raise ValueError("it is another optimiser")
             return
         if state.keys() != {"schedule", "groups"} or state["schedule"].keys() != kept.state_dict().keys():
             raise ValueError("it is another schedule")
@@ -245,7 +265,7 @@ def _load(name: str, kept: Stateful, state: Any) -> None:
         for group, theirs in zip(kept.optimizer.param_groups, state["groups"], strict=True):
             group.update({key: theirs[key] for key in group if key != "params"})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as exc:
-        raise CheckpointError(f"the state of {type(kept).__name__} ({name}) does not fit: {exc}") from exc
+        raise CheckpointError(f"the state of {type(kept).__name__} ({name}) does not fit: {in_words(exc)}") from exc
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgenode.errors import CheckpointError, ConfigError
+from edgenode.errors import CheckpointError, ConfigError, described
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -45,10 +45,12 @@ def pack(name: str, state: object) -> Arrays:
 
 def unpack(name: str, arrays: Mapping[str, NDArray[Any]]) -> Any:
     """Return the state that was packed under `name`. Raises CheckpointError if there is none, or it is damaged."""
+    if f"{name}.json" not in arrays:
+        raise CheckpointError(f"{name!r} cannot be restored: the checkpoint does not have it")
     try:
         return _decoded(json.loads(arrays[f"{name}.json"].tobytes()), arrays)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, StopIteration) as exc:
-        raise CheckpointError(f"{name!r} cannot be restored: {exc!r}") from exc
+        raise CheckpointError(f"{name!r} cannot be restored: {described(exc)}") from exc
 
 
 def _encoded(value: object, path: str, arrays: Arrays) -> Any:

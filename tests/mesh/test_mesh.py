@@ -290,6 +290,38 @@ def test_a_resumed_pass_without_a_step_is_an_error(make_mesh: MakeMesh) -> None:
     assert taken == 1 + 3  # the rest of the third pass, and the fourth
 
 
+def kept(kinds: str, model: nn.Module) -> tuple[Any, ...]:
+    """What a script passes to Mesh: an optimiser, and a schedule of it."""
+    if not kinds:
+        return ()
+    optimizer = (torch.optim.SGD if "SGD" in kinds else torch.optim.Adam)(model.parameters(), lr=0.01)
+    return (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)) if "schedule" in kinds else (optimizer,)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "error"),
+    [
+        ("", "Adam", r"state of 0 objects and 0 schedules, but Mesh was given 1 and 0 \(Adam\): pass the same ones as"),
+        ("Adam", "", r"state of 1 object and 0 schedules, but Mesh was given 0 and 0 \(none\): pass the same ones as"),
+        ("Adam", "Adam, schedule", r"and 0 schedules, but Mesh was given 1 and 1 \(Adam, ConstantLR\): pass the same"),
+        ("Adam", "SGD", r"the state of SGD \(object\.0\) does not fit: it is another optimiser"),
+        ("SGD", "Adam", r"the state of Adam \(object\.0\) does not fit: it is another optimiser"),
+    ],
+)
+def test_other_kept_objects_than_in_the_checkpoint_are_named(
+    make_mesh: MakeMesh, before: str, now: str, error: str
+) -> None:
+    model, optimizer, _ = parts()
+    mesh = make_mesh(model, *kept(before, model))
+    with pytest.raises(KeyError, match="the power fails"):
+        for batch in mesh.loop(shuffled()):
+            if mesh.round == 6:
+                raise KeyError("the power fails")
+            mesh.step(loss=take_step(model, optimizer, batch))
+    with pytest.raises(EdgenodeError, match=error):
+        next(iter(make_mesh(model, *kept(now, model)).loop(shuffled())))
+
+
 def test_a_run_that_is_over_has_an_empty_loop(make_mesh: MakeMesh) -> None:
     first = parts()
     train(make_mesh(*first), *first)

@@ -147,7 +147,7 @@ def test_damaged_text_is_refused(text: str) -> None:
 
 
 def test_absent_state_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="'state' cannot be restored"):
+    with pytest.raises(CheckpointError, match="'state' cannot be restored: the checkpoint does not have it"):
         unpack("state", {})
 
 
