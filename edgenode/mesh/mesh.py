@@ -41,9 +41,11 @@ class Mesh:
         model: trained in place. Its parameters with ``requires_grad`` are averaged. They can have any floating-point
             format and be on any device. All else, such as BatchNorm statistics, stays on this node.
         config: path of run.toml, the same on every node. By default the variable EDGENODE_CONFIG, or the defaults of
-            every key. The keys of [task] about data, model and optimiser have no effect here.
+            every key. Of [task], only ``local_steps`` and ``objective`` have an effect.
         kept: the other objects that training depends on: the optimiser, the schedule, a gradient scaler. Anything with
             ``state_dict`` and ``load_state_dict`` is kept in the checkpoints.
+        samples: the number of samples that this node trains on. By default as many as the data set of the loader has,
+            or its sampler if that uses fewer. With ``task.objective = "samples"``, nodes count by it.
         settings: keys of run.toml with their values, over those of the file, as in ``{"run.rounds": 500}``.
         name: the name of this node. By default EDGENODE_NAME, or the host name.
         listen: host:port for the other nodes. By default EDGENODE_LISTEN, or port 7600 of every interface.
@@ -80,6 +82,7 @@ class Mesh:
         model: nn.Module,
         config: str | Path | None = None,
         *kept: Stateful,
+        samples: int | None = None,
         settings: Mapping[str, object] | None = None,
         name: str | None = None,
         listen: str | None = None,
@@ -92,7 +95,7 @@ class Mesh:
         publish: str | Path | None = None,
         track: str | None = None,
     ) -> None:
-        misuse.refuse_wrong_types(model, config, kept, settings or {})
+        misuse.refuse_wrong_types(model, config, kept, settings or {}, samples)
         self.extra: dict[str, Any] = {}
         self._options = mesh_options.read(
             config, settings or {}, peers, name=name, listen=listen, controller=controller, state_dir=state_dir,
@@ -103,6 +106,7 @@ class Mesh:
         misuse.refuse_foreign_optimisers(model, kept)
         for state in kept:
             pack(type(state).__name__, state.state_dict())  # refuses what cannot be kept
+        self._samples = samples
         self._model, self._kept, self._parameters = model, kept, dict(model.named_parameters())
         self._test: Callable[[], float] | None = None
         self._passes: Passes[Any] | None = None
@@ -130,7 +134,7 @@ class Mesh:
             loader: a DataLoader, or anything that can be iterated again and again.
 
         Raises:
-            ConfigError: the node cannot join. The text says why.
+            ConfigError: the node cannot join, or the number of its samples is needed and unknown. The text says why.
             EdgenodeError: the run failed on this node, or the loader has no batch.
 
         Examples:
@@ -142,9 +146,11 @@ class Mesh:
         broke_off = self._ending is not None and self._ending.broke_off
         misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
+        passes = Passes(loader, self._samples)
+        misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
-        self._passes = Passes(loader)
+        self._passes = passes
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
         )
@@ -162,11 +168,7 @@ class Mesh:
                 self._serve(node)
                 self._last_step_in = passes.number  # the pass of the checkpoint
                 for batch in passes.batches() if not self._done else ():
-                    if passes.number - self._last_step_in > 1:
-                        raise EdgenodeError(
-                            "mesh.step() was not called in a whole pass over the loader: call it in the body of the "
-                            "loop, after optimizer.step()"
-                        )
+                    misuse.refuse_pass_without_step(passes.number - self._last_step_in)
                     self._may_step = True
                     yield batch
                     if self._done:

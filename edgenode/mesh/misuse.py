@@ -20,13 +20,16 @@ from edgenode.mesh.mesh_options import log_as_the_daemon_does
 log = structlog.get_logger()
 
 _CALL = 'Mesh(model, "run.toml", optimizer, scheduler)'
+_MOST_SAMPLES = 1 << 40
 _WATCHED_STEPS = 20  # a gradient scaler skips fewer steps at the start
 
 
 # --- the arguments --------------------------------------------------------------------------------------
 
 
-def refuse_wrong_types(model: object, config: object, kept: Sequence[object], settings: object) -> None:
+def refuse_wrong_types(
+    model: object, config: object, kept: Sequence[object], settings: object, samples: object
+) -> None:
     """Refuse arguments of Mesh that are of another kind, as when one was left out.
 
     Raises:
@@ -48,6 +51,24 @@ def refuse_wrong_types(model: object, config: object, kept: Sequence[object], se
             )
     if not isinstance(settings, Mapping):
         raise ConfigError(f'Mesh: settings is a {_kind(settings)}, but it must be a dict, as in {{"run.rounds": 500}}')
+    if samples is not None and not (type(samples) is int and 1 <= samples <= _MOST_SAMPLES):
+        raise ConfigError(f"Mesh: samples is {samples!r}, but it must be a whole number from 1 to 2**40, or None")
+
+
+def refuse_unknown_samples(objective: str, samples: int | None) -> None:
+    """Refuse a loader whose number of samples is unknown or 0, if nodes count by their samples.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if objective != "samples" or samples:
+        return
+    if samples == 0:
+        raise ConfigError('task.objective = "samples": the loader has no samples, so this node would count nothing')
+    raise ConfigError(
+        'task.objective = "samples": the loader does not tell how many samples it draws from: pass their number, as in '
+        "Mesh(..., samples=400)"
+    )
 
 
 def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
@@ -120,6 +141,22 @@ def refuse_second_loop(has_loop: bool, is_over: bool, broke_off: bool) -> None:
         raise EdgenodeError("mesh.loop: the run of this mesh is over; create another Mesh")
     if has_loop:
         raise EdgenodeError("mesh.loop: this mesh has a loop already; a mesh has one loop, over one loader")
+
+
+def refuse_pass_without_step(passes: int) -> None:
+    """Refuse a loop whose body does not call step.
+
+    Args:
+        passes: those that have begun since the last step.
+
+    Raises:
+        EdgenodeError: it does not.
+    """
+    if passes > 1:
+        raise EdgenodeError(
+            "mesh.step() was not called in a whole pass over the loader: call it in the body of the loop, after "
+            "optimizer.step()"
+        )
 
 
 def refuse_wrong_step(is_over: bool, in_thread_of_loop: bool, has_batch: bool) -> None:

@@ -13,6 +13,7 @@ data sets with a ``set_epoch`` get the number of each pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -33,29 +34,45 @@ _LOG_SKIPPED = 100
 class Passes(Generic[B]):
     """Endless passes over a loader.
 
+    Args:
+        samples: the number of samples that the loader draws from. None asks the loader.
+
     Attributes:
         number: the number of the current pass, from 0.
         taken: batches taken from it.
     """
 
-    def __init__(self, loader: Iterable[B]) -> None:
+    def __init__(self, loader: Iterable[B], samples: int | None = None) -> None:
         self.number = self.taken = 0
         self.generators = _generators(loader)
-        self._loader = loader
+        self._loader, self._samples = loader, samples
         self._keeps_its_position = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         self._began: dict[str, Any] | None = None  # the generators at the start of the pass
         self._resume: dict[str, Any] | None = None  # the position to begin at
 
     @property
+    def samples(self) -> int | None:
+        """The number of samples that the loader draws from. None if it does not tell.
+
+        A sampler may use a part of the data set, or draw samples of it more than once.
+        """
+        if self._samples is not None:
+            return self._samples
+        batch_sampler = getattr(self._loader, "batch_sampler", None)
+        owners = (self._loader, "dataset"), (self._loader, "sampler"), (batch_sampler, "sampler")
+        lengths = [_length(getattr(owner, name, None)) for owner, name in owners]
+        return min((length for length in lengths if length is not None), default=None)
+
+    @property
     def size(self) -> tuple[int, int]:
-        """The samples of a pass and of a batch. A loader without a batch size counts batches instead of samples."""
-        data, of_a_batch = getattr(self._loader, "dataset", None), getattr(self._loader, "batch_size", None)
-        with suppress(TypeError):  # of an iterable data set
-            if isinstance(data, Sized) and isinstance(of_a_batch, int):
-                return len(data), of_a_batch
-            if isinstance(self._loader, Sized):
-                return len(self._loader), 1
-        return 1, 1
+        """The samples of a pass and of a batch. A loader that does not tell counts batches instead of samples."""
+        samples, batches = self.samples, _length(self._loader)
+        if samples is None:
+            return (batches or 1), 1
+        of_a_batch = getattr(self._loader, "batch_size", None)
+        if not isinstance(of_a_batch, int):
+            of_a_batch = math.ceil(samples / (batches or 1))
+        return samples, max(1, of_a_batch)
 
     def batches(self) -> Iterator[B]:
         """The batches from the current position on, without an end.
@@ -119,6 +136,12 @@ class Passes(Generic[B]):
         """Begin at a position, with its random generators. A loop under way does so after the batch that it has."""
         self.number, self.taken, self._resume = position["pass"], position["taken"], position
         random_state.restore(position["now"], self.generators)
+
+
+def _length(obj: object) -> int | None:
+    with suppress(TypeError):  # of a loader over an iterable data set
+        return len(obj) if isinstance(obj, Sized) else None
+    return None
 
 
 def _parts(loader: object) -> list[object]:

@@ -130,6 +130,35 @@ def test_nodes_average_what_they_learn(tmp_path: Path) -> None:
         assert torch.equal(written["weight"], model.weight.detach())
 
 
+@pytest.mark.parametrize(("objective", "optimum"), [("equal", 0.5), ("samples", 0.1)])
+def test_nodes_count_as_the_objective_says(tmp_path: Path, objective: str, optimum: float) -> None:
+    """A node with 90 samples pulls to 0, and one with 10 to 1. They mix all and compress nothing."""
+    ports = free_ports(2)
+    weights = {}
+
+    def node(i: int) -> None:
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(model.weight, 0.3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        data = TensorDataset(torch.full((90,), 0.0))
+        loader = DataLoader(data, batch_size=30) if i == 0 else [(torch.ones(10),)]
+        mesh = Mesh(
+            model, None, optimizer, samples=None if i == 0 else 10, name=f"n{i}", state_dir=tmp_path / f"n{i}",
+            settings={"run.nodes": 2, "run.rounds": 50, "algorithm.name": "sgp", "task.objective": objective},
+            listen=f"127.0.0.1:{ports[i]}", peers=[f"127.0.0.1:{ports[1 - i]}"],
+        )  # fmt: skip
+        for (target,) in mesh.loop(loader):
+            loss = (model.weight - target.mean()).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            mesh.step(loss=loss)
+        weights[i] = model.weight.item()
+
+    in_threads(node, 2)
+    assert [weights[0], weights[1]] == pytest.approx([optimum] * 2, abs=1e-3)
+
+
 def in_threads(node: Callable[[int], None], count: int) -> None:
     """Run nodes at the same time, each in a thread that is its user's."""
     threads = [threading.Thread(target=node, args=(i,)) for i in range(count)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from edgenode import ConfigError, EdgenodeError, Mesh
 from tests.mesh.conftest import MakeMesh
@@ -182,6 +183,23 @@ def test_an_accuracy_that_is_no_fraction_is_refused(make_mesh: MakeMesh, returne
             mesh.step()
 
 
+@pytest.mark.parametrize(
+    ("loader", "reason"),
+    [
+        (
+            iter([1]),
+            r"does not tell how many samples it draws from: pass their number, as in Mesh\(\.\.\., samples=400\)",
+        ),
+        ([1], r"does not tell how many samples it draws from: pass their number"),
+        (DataLoader(TensorDataset(torch.ones(0, 2))), "has no samples, so this node would count nothing"),
+    ],
+)
+def test_a_loader_without_a_number_of_samples_is_refused(make_mesh: MakeMesh, loader: Any, reason: str) -> None:
+    mesh = make_mesh(nn.Linear(2, 1), settings={"task.objective": "samples"})
+    with pytest.raises(ConfigError, match=f'task.objective = "samples": the loader {reason}'):
+        mesh.loop(loader)
+
+
 NO_LOOP = """
 import os, sys
 from torch import nn
@@ -217,6 +235,8 @@ def test_a_mesh_without_a_loop_is_named_at_the_end(tmp_path: Path) -> None:
         (lambda m, o: Mesh(m, None, m.parameters()), "a generator has no state_dict and load_state_dict"),
         (lambda m, o: Mesh(m, None, o, None), "a NoneType has no state_dict and load_state_dict"),
         (lambda m, o: Mesh({"run.rounds": 5}), r"the first argument is a dict, but it must be the torch\.nn\.Module"),
+        (lambda m, o: Mesh(m, None, o, samples=0), r"samples is 0, but it must be a whole number from 1 to 2\*\*40"),
+        (lambda m, o: Mesh(m, None, o, samples=1e4), r"samples is 10000\.0, but it must be a whole number from 1"),
         (lambda m, o: Mesh(m, None, o, settings="run.rounds=5"), "settings is a str, but it must be a dict, as in"),
     ],
 )

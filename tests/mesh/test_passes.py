@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from edgenode.errors import CheckpointError
 from edgenode.mesh.passes import Passes
@@ -142,3 +149,25 @@ def test_a_stream_has_no_length() -> None:
 
     assert Passes(DataLoader(Stream(), batch_size=2)).size == (1, 1)
     assert Passes(iter([1])).size == (1, 1)
+    assert Passes(iter([1])).samples is None
+
+
+def with_sampler(sampler: Any) -> Any:
+    return DataLoader(DATA, batch_size=3, sampler=sampler)
+
+
+@pytest.mark.parametrize(
+    ("loader", "samples", "size"),
+    [
+        (shuffled(), None, (10, 3)),
+        (with_sampler(SubsetRandomSampler(range(4))), None, (4, 3)),
+        (with_sampler(RandomSampler(DATA, num_samples=600)), None, (10, 3)),
+        (DataLoader(DATA, batch_sampler=BatchSampler(SubsetRandomSampler(range(4)), 2, False)), None, (4, 2)),
+        ([1, 2, 3], None, (3, 1)),
+        ([1, 2, 3], 30, (30, 10)),
+        (iter([1]), 30, (30, 30)),
+        (shuffled(), 4, (4, 3)),
+    ],
+)
+def test_a_pass_has_as_many_samples_as_it_can_draw(loader: Any, samples: int | None, size: tuple[int, int]) -> None:
+    assert Passes(loader, samples).size == size
