@@ -3,8 +3,9 @@
 Strangers must not take the server down:
 
 1. A request that has not arrived after _REQUEST_S, body included, is hung up on. So is a TLS handshake that has not
-   ended after HANDSHAKE_S. asyncio keeps a buffer for each handshake, also of many that have ended. So the buffer is
-   small, and a handshake begins when a whole ClientHello has arrived.
+   ended after HANDSHAKE_S. A handshake takes some 80 KB. So its buffer is small, it begins when a whole ClientHello has
+   arrived, and when it fails, the frames of the error are cleared: they refer to it in a cycle, and a flood makes more
+   of them than the garbage collector frees.
 2. A connection is a stranger's until the app vouches for it (`vouch_for`). Strangers have a number of places
    (`places`). A request arrives within milliseconds, so someone who signs in comes through, however many half-open
    requests there are.
@@ -18,6 +19,7 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from traceback import clear_frames
 from urllib.parse import urlsplit
 
 import h11
@@ -125,10 +127,12 @@ class _Server(uvicorn.Server):
             await loop.connect_accepted_socket(
                 connection, accepted, ssl=tls, ssl_handshake_timeout=HANDSHAKE_S if tls else None
             )
-        except (OSError, ValueError):  # it fails, takes too long, or is something else than TLS
+        except (OSError, ValueError) as exc:  # it fails, takes too long, or is something else than TLS
+            clear_frames(exc.__traceback__)
             place.leave()
             close(accepted)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
+            clear_frames(exc.__traceback__)
             place.leave()
             close(accepted)
             raise

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import tracemalloc
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -271,6 +273,34 @@ async def test_handshake_takes_little_memory(authority: Authority) -> None:
             writer.write(HELLO)
             assert await reader.read(1)  # the handshake is in progress
         assert tracemalloc.get_traced_memory()[1] < 40 * 100_000
+
+
+@pytest.mark.parametrize("ending", ["the client", "a newer one", "the time", "garbage"])
+async def test_handshake_that_fails_leaves_nothing_behind(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A flood would make more garbage than the collector frees in time."""
+    if ending == "the time":
+        monkeypatch.setattr(http, "HANDSHAKE_S", 0.5)
+    async with served(authority) as address, AsyncExitStack() as stack, asyncio.timeout(20):
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*split_address(address))
+            stack.callback(writer.close)
+            writer.write(HELLO)
+            assert await reader.read(1)  # the handshake is in progress
+            if ending == "the client":
+                writer.transport.abort()
+            elif ending == "garbage":
+                writer.write(b"x" * 100)
+        if ending == "a newer one":
+            for task in asyncio.all_tasks():
+                if task.get_name().startswith("hello"):
+                    task.cancel()
+            del task
+        await until(lambda: not any(isinstance(one, SSLProtocol) for one in gc.get_objects()))
 
 
 @pytest.mark.parametrize("first", [b"", HELLO[:100], HELLO], ids=["silent", "half", "whole"])
