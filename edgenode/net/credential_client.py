@@ -38,6 +38,11 @@ class CredentialClient:
         certificates.check_issued(renewed)
         return renewed
 
+    async def vouches_for(self, node: str, key_id: str) -> bool:
+        """Return whether a key is valid for a node."""
+        request = pb.VouchRequest(name=node, key=key_id)
+        return bool((await self._call(lambda stub: stub.Vouch(request, timeout=_TIMEOUT_S))).valid)
+
     async def invite(self, role: Role, name: str, ttl_s: int) -> str:
         """The line of a new invite."""
         request = pb.InviteRequest(role=role, name=name, ttl_s=ttl_s)

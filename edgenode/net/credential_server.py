@@ -68,6 +68,13 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
             log.info("renewed a certificate", subject=str(subject))
             return pb.RenewResponse(certificate=certificate)
 
+    async def Vouch(self, request: pb.VouchRequest, context: ServicerContext) -> pb.VouchResponse:
+        """Tell a member whether a key is valid for a device that has called it."""
+        async with rejecting(context):
+            subject = _subject("node", request.name)
+            valid = await asyncio.to_thread(self._authority.vouches_for, subject, request.key)
+            return pb.VouchResponse(valid=valid)
+
     def _ration(self, subject: Subject, key_id: str) -> None:
         """Count a renewal.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from edgenode.errors import RemoteProtocolError, SecurityError, TransportError
+from edgenode.errors import EdgenodeError, RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.door import MOST_OF_ROLE, Door, LiveCalls
 from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
@@ -39,6 +39,8 @@ from edgenode.security.subject import Caller, Subject
 log = structlog.get_logger()
 
 Options = Sequence[tuple[str, Any]]
+Admits = Callable[[Subject, str], bool | Awaitable[bool]]
+"""Returns whether a key (its id) is valid for a subject. Raises EdgenodeError if that cannot be found out now."""
 Admitted = Callable[[grpc.aio.ServicerContext, str], None]  # gets each admitted call, and the id of its key
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Every caller of a process that works without certificates."""
@@ -110,10 +112,10 @@ class MutualTls:
     """TLS with the credentials of this process.
 
     Args:
-        admits: returns whether a key (its id) is valid for a subject. Every call asks it. It may be replaced.
+        admits: asked at every call. It may be replaced.
     """
 
-    def __init__(self, credentials: Credentials, admits: Callable[[Subject, str], bool]) -> None:
+    def __init__(self, credentials: Credentials, admits: Admits) -> None:
         self._credentials, self.admits = credentials, admits
         self._calls = LiveCalls()
 
@@ -156,15 +158,24 @@ class MutualTls:
             who = str(subject)
             if not may_call(subject.role, method):
                 raise SecurityError(refusal(subject.role, method))
-            if key_id in self._calls.revoked or not self.admits(subject, key_id):
+            if not await self._is_valid(subject, key_id):
                 raise SecurityError(f"the key of {subject} is not valid: it was revoked or replaced")
             _require_current(context, subject)
-        except SecurityError as exc:
+        except EdgenodeError as exc:
             facts = {"method": method, "who": who, "peer": peer_of(context), "reason": str(exc)}
             limited(log.warning, "refused a call", who, f"{method}: {exc}", **facts)
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(exc))
+            final = isinstance(exc, SecurityError)
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED if final else grpc.StatusCode.ABORTED, str(exc))
             raise  # not reached: abort raises
         return subject, key_id
+
+    async def _is_valid(self, subject: Subject, key_id: str) -> bool:
+        """Return whether a key counts now. It may be revoked while `admits` waits for an answer."""
+        if key_id in self._calls.revoked:
+            return False
+        admitted = self.admits(subject, key_id)
+        is_admitted = admitted if isinstance(admitted, bool) else await admitted
+        return is_admitted and key_id not in self._calls.revoked
 
     def revoke(self, key_ids: Iterable[str]) -> None:
         self._calls.revoke(frozenset(key_ids))

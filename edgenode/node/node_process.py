@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -25,19 +25,14 @@ from edgenode.core.canonical import canonical
 from edgenode.core.protocol.events import Publish
 from edgenode.core.protocol.orders import StopRun, TrainingEnded
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
-from edgenode.errors import (
-    Evicted,
-    NotAdmitted,
-    PeerRestarted,
-    described,
-    first_cause,
-)
+from edgenode.errors import Evicted, NotAdmitted, PeerRestarted, described, first_cause
 from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
+from edgenode.net.vouching import Vouching
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.credentials import enrolled_again, verifier
@@ -60,9 +55,6 @@ from edgenode.observability.tracking import Tracking
 from edgenode.security.secret_files import kept_secret
 from edgenode.storage import model_file, result_file
 from edgenode.storage.state_folder import claimed
-
-if TYPE_CHECKING:
-    pass
 
 log = structlog.get_logger()
 
@@ -92,12 +84,14 @@ class NodeProcess:
         self._server = PeerServer(self.identity, self.saved)
         self._worker = workload.worker()
         self._verifier = verifier(options)
-        self._standing = Standing(options.name, config.run.window)
+        vouching = None if fixed else Vouching(options.security, self._controller_address)
+        self._standing = Standing(options.name, config.run.window, vouching)
         if isinstance(options.security, MutualTls):
             options.security.admits = self._standing.admits
         self._shutdown = Shutdown(self._interrupt)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._controller: ControllerBootstrap | None = None
         self._link: ControlLink | None = None  # of a member
         self._runner: NodeRunner | None = None
         self._activity = "loading the data"  # until there is a runner
@@ -169,10 +163,11 @@ class NodeProcess:
     async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
         uses_mdns = self.options.uses_mdns
         discovery = await stack.enter_async_context(announced(self.options, local.port)) if uses_mdns else None
-        controller = ControllerBootstrap(self.options, local, discovery, self._shutdown, self._show_activity)
+        shutdown, show = self._shutdown, self._show_activity
+        controller = self._controller = ControllerBootstrap(self.options, local, discovery, shutdown, show)
         security = self.options.security
         if isinstance(security, MutualTls):
-            renewal = keep_renewed(self.options.credentials, security, lambda: controller.link.target, self._standing)
+            renewal = keep_renewed(self.options.credentials, security, self._controller_address, self._standing)
             await stack.enter_async_context(in_background(renewal, "renewal of the certificate"))
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
@@ -191,11 +186,16 @@ class NodeProcess:
             finally:
                 await controller.link.flush(_FLUSH_S, _FLUSH_S)
 
+    def _controller_address(self) -> str:
+        """host:port of the controller that was dialled last, or ""."""
+        return self._controller.link.target if self._controller is not None else ""
+
     async def _prepare(
         self, start: StartPoint, directory: PeerDirectory, mailbox: Mailbox, link: ControlLink | None
     ) -> NodeRunner:
         """Make this process the member that the plan names."""
         plan, name = start.plan, self.options.name
+        self._standing.welcomed(plan, start.round)
         self._server.identity = replace(
             self.identity,
             plan_digest=plan.records[0].digest,

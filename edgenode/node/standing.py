@@ -1,9 +1,18 @@
-"""The standing of a node in the plan: whether it is a member, and which keys count."""
+"""The standing of a node in the plan: whether it is a member, and which keys of other nodes count.
+
+1. A member counts with its key in the plan. One that has left or was evicted counts with its last key, so it can
+   deliver what it still has to push while no controller answers. Its key may be revoked, but that is the door's matter.
+2. Another node counts if the controller vouches for its key, as for that of a newcomer. The certificate alone proves
+   only that the key of the authority has signed it, and an old copy of that can be anywhere.
+3. With fixed peers, nobody can be asked, and every certificate of the authority counts.
+"""
 
 from __future__ import annotations
 
 from edgenode.core.protocol.orders import NewKey
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.net.control_client import ControlLink
+from edgenode.net.vouching import Vouching
 from edgenode.node.progress import ProgressReporter
 from edgenode.security.subject import Subject
 
@@ -13,24 +22,46 @@ class Standing:
 
     Args:
         window: the number of pushes to a peer that may be unanswered.
+        controller: asks the controller about keys. None with fixed peers.
     """
 
-    def __init__(self, name: str, window: int) -> None:
-        self._name, self._window = name, window
+    def __init__(self, name: str, window: int, controller: Vouching | None) -> None:
+        self._name, self._window, self._controller = name, window, controller
+        self._start: tuple[Plan, int] | None = None
         self._progress: ProgressReporter | None = None
         self._link: ControlLink | None = None
+
+    def welcomed(self, plan: Plan, t: int) -> None:
+        """Take note of the plan with which the node is about to begin, at round t."""
+        self._start = plan, t
 
     def begin(self, progress: ProgressReporter, link: ControlLink | None) -> None:
         """Let the node take part from now on, with a link to the controller if the run has one."""
         self._progress, self._link = progress, link
 
-    def admits(self, subject: Subject, key_id: str) -> bool:
-        """Return whether the plan admits a subject that shows a key."""
-        if self._progress is None or subject.role != "node":
+    async def admits(self, subject: Subject, key_id: str) -> bool:
+        """Return whether a subject that shows a key may call this node.
+
+        Raises:
+            TransportError: the controller would have to say so, and cannot be asked now.
+        """
+        if subject.role != "node":
             return True
+        if known := self._known():
+            plan, t = known
+            if subject.name in plan.latest.names:
+                return plan.admits(subject.name, key_id, t)
+            former = plan.member(subject.name)
+            if former is not None and former.key == key_id:
+                return True
+        return self._controller is None or await self._controller.vouches_for(subject, key_id)
+
+    def _known(self) -> tuple[Plan, int] | None:
+        """The plan, and the first round whose keys count: peers may wait with a new key for as long as a window."""
+        if self._progress is None:
+            return self._start
         snapshot = self._progress.snapshot
-        # as long as its peers, after a change of its key, may wait with the new one
-        return snapshot.plan.admits(subject.name, key_id, max(0, snapshot.round - self._window))
+        return snapshot.plan, max(0, snapshot.round - self._window)
 
     def is_member(self) -> bool:
         """Return whether it takes part in the run, with a link to the controller."""

@@ -26,6 +26,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/edgenode.v1.OperatorService/Resume": _OPERATOR,
     "/edgenode.v1.OperatorService/Evict": _OPERATOR,
     "/edgenode.v1.CredentialService/Renew": _EVERYONE - {"controller"},
+    "/edgenode.v1.CredentialService/Vouch": _PEERS,
     "/edgenode.v1.CredentialService/Invite": _OPERATOR,
     "/edgenode.v1.CredentialService/ListKeys": _OPERATOR,
     "/edgenode.v1.CredentialService/Revoke": _OPERATOR,

@@ -81,9 +81,7 @@ class Authority:
 
     def revoked(self) -> frozenset[str]:
         """The ids of all revoked keys, those that another process has revoked included."""
-        if self._is_stale():
-            with self._changing():
-                pass
+        self._reread()
         return frozenset(self._register.revoked_at(self._now()))
 
     def subjects(self) -> dict[Subject, str]:
@@ -108,6 +106,14 @@ class Authority:
             if key_id in keys[1:]:
                 self._write(register.with_keys(subject, key_id))
         return key_id in keys
+
+    def vouches_for(self, subject: Subject, key_id: str) -> bool:
+        """Return whether a key is valid for a subject that has shown it to another process.
+
+        That revokes no older key: it is not known here whether the subject has shown this one.
+        """
+        self._reread()
+        return key_id in self._register.keys_of(subject)
 
     # --- invites ------------------------------------------------------------------------------------
 
@@ -227,6 +233,12 @@ class Authority:
         with locked(self._folder / _LOCK):
             self._register = self._read_register()
             yield self._register
+
+    def _reread(self) -> None:
+        """Read the register, if another process has changed it."""
+        if self._is_stale():
+            with self._changing():
+                pass
 
     def _is_stale(self) -> bool:
         """Return whether another process has changed the register."""

@@ -58,6 +58,13 @@ def strangers() -> dict[str, Security]:
     }
 
 
+def unregistered(folder: Path, subject: Subject) -> Security:
+    """A process with a certificate that the authority in a folder has signed, and that its register does not have."""
+    authority = read_credentials(folder / "authority.pem")
+    assert authority is not None
+    return MutualTls(certificates.make_credentials(authority, subject), admits_all)
+
+
 def member(folder: Path, file: str = "credentials.pem") -> Security:
     """A process with the credentials in a folder: those of a node, unless the file says otherwise."""
     credentials = read_credentials(folder / file)

@@ -21,6 +21,7 @@ import pytest
 from edgenode.net.peer_calls import probe
 from edgenode.net.tls import Security
 from edgenode.observability.status_view import faults_of
+from edgenode.security.subject import Subject
 from tests.e2e.attacker import (
     ATTACKS,
     UNCOUNTED,
@@ -36,6 +37,7 @@ from tests.e2e.attacker import (
     speak_for_a_neighbour,
     stop_with_a_forged_record,
     strangers,
+    unregistered,
 )
 from tests.e2e.fleet import DEADLINE_S, Fleet, Process
 from tests.e2e.test_simulate import models
@@ -123,6 +125,20 @@ async def test_stranger_is_refused_at_the_door(target: Target, attack: Attack, s
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await attack(Attacker(await target.cluster(), security))
     assert refused.value.code() in _AT_THE_DOOR
+
+
+async def test_key_that_nobody_has_registered_is_refused_by_each_node(target: Target) -> None:
+    """The certificate is of the true authority. A device that has enrolled is let in before any plan names it."""
+    cluster, subject = await target.cluster(), Subject("node", "node-9")
+    unknown = Attacker(cluster, unregistered(target.fleet.folder / "authority", subject), "node-9")
+    for node in _NAMES:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await unknown.fetch(node)
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert await probe(cluster.address(node), unknown.identity(), DEADLINE_S) is None
+    target.fleet.authority().keep(target.fleet.state("node-9") / "credentials.pem", subject)
+    newcomer = replace(unknown, security=member(target.fleet.state("node-9")))
+    assert await newcomer.fetch("node-0") > 0
 
 
 @pytest.mark.parametrize("attack", _OF_A_MEMBER, ids=lambda attack: attack.__name__)

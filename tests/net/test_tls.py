@@ -173,6 +173,19 @@ async def test_key_that_the_register_does_not_have_is_refused(role: Role, tmp_pa
             assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
 
 
+async def test_key_that_is_revoked_while_the_door_asks_is_refused() -> None:
+    credentials = certificates.make_credentials(CA, Subject("node", "n1"))
+
+    async def admits(subject: Subject, key_id: str) -> bool:
+        door_side.revoke([key_id])
+        return True
+
+    door_side = MutualTls(SERVER, admits)
+    fetch = next(method for method in METHODS if method.name.endswith("/FetchModel"))
+    async with server(door_side) as target, channel(target, tls(credentials), SERVER_NAME) as there:
+        assert await fetch.call(there) is grpc.StatusCode.PERMISSION_DENIED
+
+
 class Resuming(MutualTls):
     """A client that resumes its TLS sessions, as the clients of edgenode do not."""
 

@@ -30,7 +30,7 @@ async def test_file_that_cannot_be_read_is_tried_again(tmp_path: Path, fault: st
     elif fault == "damaged":
         path.write_bytes(b"x")
     with capture_logs() as logged:
-        renewal = keep_renewed(path, security, lambda: "127.0.0.1:1", Standing("n0", 8), check_s=0.01)
+        renewal = keep_renewed(path, security, lambda: "127.0.0.1:1", Standing("n0", 8, None), check_s=0.01)
         async with in_background(renewal, "renewal"):
             if fault == "no descriptor":
                 with none_free():

@@ -146,6 +146,16 @@ def test_old_key_is_valid_until_the_renewed_one_is_used(reopen: Callable[[], Aut
         reopen().issue(N0, certificates.signing_request(device.key))
 
 
+def test_key_that_another_process_was_shown_revokes_no_older_one(reopen: Callable[[], Authority]) -> None:
+    authority = reopen()
+    device, new = enrolled(authority, "n0"), certificates.make_key()
+    renewed = reopen().issue(N0, certificates.signing_request(new))
+    old = certificates.public_key_id(device.certificate)
+    assert all(authority.vouches_for(N0, key) for key in (old, certificates.public_key_id(renewed)))
+    assert not any(authority.vouches_for(Subject("node", "n1"), key) for key in (old, "0" * 64))
+    assert authority.revoked() == frozenset()
+
+
 def test_key_of_one_subject_is_refused_for_another(reopen: Callable[[], Authority]) -> None:
     authority = reopen()
     device = enrolled(authority, "n0")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64genode/v1/credential.proto\x12\x0b\x65\x64genode.v1\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\":\n\rInviteRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x04\"\x1e\n\x0eInviteResponse\x12\x0c\n\x04line\x18\x01 \x01(\t\"\x11\n\x0fListKeysRequest\"2\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.edgenode.v1.Key\"-\n\x03Key\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"+\n\rRevokeRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1c\n\x0eRevokeResponse\x12\n\n\x02id\x18\x01 \x01(\t2\xa2\x02\n\x11\x43redentialService\x12>\n\x05Renew\x12\x19.edgenode.v1.RenewRequest\x1a\x1a.edgenode.v1.RenewResponse\x12\x41\n\x06Invite\x12\x1a.edgenode.v1.InviteRequest\x1a\x1b.edgenode.v1.InviteResponse\x12G\n\x08ListKeys\x12\x1c.edgenode.v1.ListKeysRequest\x1a\x1d.edgenode.v1.ListKeysResponse\x12\x41\n\x06Revoke\x12\x1a.edgenode.v1.RevokeRequest\x1a\x1b.edgenode.v1.RevokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64genode/v1/credential.proto\x12\x0b\x65\x64genode.v1\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\")\n\x0cVouchRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x1e\n\rVouchResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\":\n\rInviteRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x04\"\x1e\n\x0eInviteResponse\x12\x0c\n\x04line\x18\x01 \x01(\t\"\x11\n\x0fListKeysRequest\"2\n\x10ListKeysResponse\x12\x1e\n\x04keys\x18\x01 \x03(\x0b\x32\x10.edgenode.v1.Key\"-\n\x03Key\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"+\n\rRevokeRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x1c\n\x0eRevokeResponse\x12\n\n\x02id\x18\x01 \x01(\t2\xe2\x02\n\x11\x43redentialService\x12>\n\x05Renew\x12\x19.edgenode.v1.RenewRequest\x1a\x1a.edgenode.v1.RenewResponse\x12>\n\x05Vouch\x12\x19.edgenode.v1.VouchRequest\x1a\x1a.edgenode.v1.VouchResponse\x12\x41\n\x06Invite\x12\x1a.edgenode.v1.InviteRequest\x1a\x1b.edgenode.v1.InviteResponse\x12G\n\x08ListKeys\x12\x1c.edgenode.v1.ListKeysRequest\x1a\x1d.edgenode.v1.ListKeysResponse\x12\x41\n\x06Revoke\x12\x1a.edgenode.v1.RevokeRequest\x1a\x1b.edgenode.v1.RevokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +35,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RENEWREQUEST']._serialized_end=76
   _globals['_RENEWRESPONSE']._serialized_start=78
   _globals['_RENEWRESPONSE']._serialized_end=114
-  _globals['_INVITEREQUEST']._serialized_start=116
-  _globals['_INVITEREQUEST']._serialized_end=174
-  _globals['_INVITERESPONSE']._serialized_start=176
-  _globals['_INVITERESPONSE']._serialized_end=206
-  _globals['_LISTKEYSREQUEST']._serialized_start=208
-  _globals['_LISTKEYSREQUEST']._serialized_end=225
-  _globals['_LISTKEYSRESPONSE']._serialized_start=227
-  _globals['_LISTKEYSRESPONSE']._serialized_end=277
-  _globals['_KEY']._serialized_start=279
-  _globals['_KEY']._serialized_end=324
-  _globals['_REVOKEREQUEST']._serialized_start=326
-  _globals['_REVOKEREQUEST']._serialized_end=369
-  _globals['_REVOKERESPONSE']._serialized_start=371
-  _globals['_REVOKERESPONSE']._serialized_end=399
-  _globals['_CREDENTIALSERVICE']._serialized_start=402
-  _globals['_CREDENTIALSERVICE']._serialized_end=692
+  _globals['_VOUCHREQUEST']._serialized_start=116
+  _globals['_VOUCHREQUEST']._serialized_end=157
+  _globals['_VOUCHRESPONSE']._serialized_start=159
+  _globals['_VOUCHRESPONSE']._serialized_end=189
+  _globals['_INVITEREQUEST']._serialized_start=191
+  _globals['_INVITEREQUEST']._serialized_end=249
+  _globals['_INVITERESPONSE']._serialized_start=251
+  _globals['_INVITERESPONSE']._serialized_end=281
+  _globals['_LISTKEYSREQUEST']._serialized_start=283
+  _globals['_LISTKEYSREQUEST']._serialized_end=300
+  _globals['_LISTKEYSRESPONSE']._serialized_start=302
+  _globals['_LISTKEYSRESPONSE']._serialized_end=352
+  _globals['_KEY']._serialized_start=354
+  _globals['_KEY']._serialized_end=399
+  _globals['_REVOKEREQUEST']._serialized_start=401
+  _globals['_REVOKEREQUEST']._serialized_end=444
+  _globals['_REVOKERESPONSE']._serialized_start=446
+  _globals['_REVOKERESPONSE']._serialized_end=474
+  _globals['_CREDENTIALSERVICE']._serialized_start=477
+  _globals['_CREDENTIALSERVICE']._serialized_end=831
 # @@protoc_insertion_point(module_scope)

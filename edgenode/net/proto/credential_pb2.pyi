@@ -18,6 +18,20 @@ class RenewResponse(_message.Message):
     certificate: bytes
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
 
+class VouchRequest(_message.Message):
+    __slots__ = ("name", "key")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    key: str
+    def __init__(self, name: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class VouchResponse(_message.Message):
+    __slots__ = ("valid",)
+    VALID_FIELD_NUMBER: _ClassVar[int]
+    valid: bool
+    def __init__(self, valid: _Optional[bool] = ...) -> None: ...
+
 class InviteRequest(_message.Message):
     __slots__ = ("role", "name", "ttl_s")
     ROLE_FIELD_NUMBER: _ClassVar[int]

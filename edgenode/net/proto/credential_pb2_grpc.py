@@ -39,6 +39,11 @@ class CredentialServiceStub:
                 request_serializer=edgenode_dot_v1_dot_credential__pb2.RenewRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_credential__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.Vouch = channel.unary_unary(
+                '/edgenode.v1.CredentialService/Vouch',
+                request_serializer=edgenode_dot_v1_dot_credential__pb2.VouchRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_credential__pb2.VouchResponse.FromString,
+                _registered_method=True)
         self.Invite = channel.unary_unary(
                 '/edgenode.v1.CredentialService/Invite',
                 request_serializer=edgenode_dot_v1_dot_credential__pb2.InviteRequest.SerializeToString,
@@ -61,6 +66,13 @@ class CredentialServiceServicer:
 
     def Renew(self, request, context):
         """A new certificate for the caller, for the same key or for another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Vouch(self, request, context):
+        """Whether a key is valid for a node: asked by a member that a device calls which its plan does not have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +105,11 @@ def add_CredentialServiceServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=edgenode_dot_v1_dot_credential__pb2.RenewRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_credential__pb2.RenewResponse.SerializeToString,
+            ),
+            'Vouch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Vouch,
+                    request_deserializer=edgenode_dot_v1_dot_credential__pb2.VouchRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_credential__pb2.VouchResponse.SerializeToString,
             ),
             'Invite': grpc.unary_unary_rpc_method_handler(
                     servicer.Invite,
@@ -137,6 +154,33 @@ class CredentialService:
             '/edgenode.v1.CredentialService/Renew',
             edgenode_dot_v1_dot_credential__pb2.RenewRequest.SerializeToString,
             edgenode_dot_v1_dot_credential__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Vouch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.v1.CredentialService/Vouch',
+            edgenode_dot_v1_dot_credential__pb2.VouchRequest.SerializeToString,
+            edgenode_dot_v1_dot_credential__pb2.VouchResponse.FromString,
             options,
             channel_credentials,
             insecure,
