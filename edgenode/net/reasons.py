@@ -139,6 +139,10 @@ def _why_connection(error: Exception) -> str:
             return f"its name cannot be resolved ({error.strerror})"
         case ConnectionError():
             return "it ended the connection"
+        case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH as number):
+            return f"{os.strerror(number).lower()}: it is off, or a firewall rejects it"
+        case OSError(errno=int(number), strerror=str(reason)) if reason.startswith("Connect call failed"):  # asyncio's
+            return os.strerror(number).lower()
         case OSError(strerror=str(reason)) if reason:
             return reason.lower()
     return in_words(error)

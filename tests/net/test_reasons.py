@@ -56,6 +56,8 @@ def test_error_without_a_text_is_named_by_its_type(error: BaseException, words: 
         (ConnectionRefusedError(111, "Connect call failed"), "nothing listens there, or a firewall rejects"),
         (ConnectionResetError(), "it ended the connection"),
         (OSError(113, "No route to host"), "no route to host"),
+        (OSError(113, "Connect call failed ('10.0.0.5', 7700)"), "no route to host: it is off, or a firewall rejects"),
+        (OSError(13, "Connect call failed ('10.0.0.5', 7700)"), "permission denied"),
         (OSError(), "OSError"),
         (socket.gaierror(-2, "Name or service not known"), "cannot be resolved (Name or service not known)"),
     ],
