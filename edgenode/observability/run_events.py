@@ -63,8 +63,9 @@ def poison_alarm(accuser: str, accusation: Accusation) -> RunEvent:
 
 
 def outcome_of(status: ClusterStatus, ended_well: bool) -> str:
-    """Return how a run ended: done, stopped or failed. It is stopped if a node reports that it stopped."""
-    stopped = any(node.status.state is NodeState.STOPPED for node in status.nodes)
+    """Return how a run ended: done, stopped or failed. It is done if a node left, and the others did all rounds."""
+    states = {node.status.state for node in status.nodes}
+    stopped = NodeState.STOPPED in states and NodeState.DONE not in states
     return "failed" if not ended_well else "stopped" if stopped else "done"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from edgenode.core.protocol.orders import Accusation
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.observability.run_events import EventWatch, ending, poison_alarm
+from edgenode.observability.run_events import EventWatch, ending, outcome_of, poison_alarm
 from edgenode.storage.run_history import RESTARTED, RunSoFar
 
 N0, N1, N2 = Member("n0"), Member("n1"), Member("n2")
@@ -82,6 +84,14 @@ def test_long_lists_and_names_are_cut() -> None:
     assert text.startswith("00xxxx")
     assert text.endswith("x… and 12 more")
     assert len(text) < 700
+
+
+@pytest.mark.parametrize(
+    ("states", "outcome"), [("DONE STOPPED", "done"), ("STOPPED STOPPED", "stopped"), ("DONE DONE", "done")]
+)
+def test_run_that_a_node_left_is_done_where_the_others_did_all_rounds(states: str, outcome: str) -> None:
+    views = tuple(NodeView(f"n{i}", status=NodeStatus(NodeState[name])) for i, name in enumerate(states.split()))
+    assert outcome_of(ClusterStatus("home", nodes=views), ended_well=True) == outcome
 
 
 def test_end_of_a_run_is_an_event_with_its_reason() -> None:
