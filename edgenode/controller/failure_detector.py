@@ -135,6 +135,9 @@ class FailureDetector:
         for view in links:
             if (view.sender, view.blocked.receiver) not in self._links_logged:
                 log.warning("a link does not work", link=describe(view.sender, view.blocked))
+        plan = self._cluster.state.plan
+        members = frozenset() if plan is None else frozenset(plan.latest.names)
         for sender, receiver in sorted(self._links_logged - now):
-            log.info("a link works again", sender=sender, receiver=receiver)
+            if {sender, receiver} <= members:  # else it ended with one of them
+                log.info("a link works again", sender=sender, receiver=receiver)
         self._links_logged = now

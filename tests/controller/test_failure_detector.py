@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode.config.load import load
 from edgenode.config.schema import Config
@@ -16,8 +17,8 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
 from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
-from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported
-from edgenode.core.protocol.orders import BlockedLink, Join, Leadership, Progress
+from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported, Send
+from edgenode.core.protocol.orders import BlockedLink, Fence, FenceAnswer, Join, Leadership, Progress
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
@@ -103,6 +104,27 @@ async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest
         nodes[node].last_seen = time.monotonic() + 60  # it keeps reporting
     await watch(failure_detector, monkeypatch, None if there else evicted)
     assert evicted[:1] == ([] if there else [Evict(UNREQUESTED, "n2")])
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+async def test_link_works_again_unless_it_ended_with_a_member(monkeypatch: pytest.MonkeyPatch, evicted: bool) -> None:
+    failure_detector, cluster, nodes, _ = a_detector()
+    assert cluster.state.plan is not None
+    digest = cluster.state.plan.latest.digest
+    for node in NODES:
+        nodes.reported(node, NodeStatus(state=NodeState.RUNNING))
+        nodes[node].last_seen = time.monotonic() + 60
+    for links in ((BlockedLink("n2", 0, "127.0.0.1:1", "no answer", 0.1),), ()):
+        with capture_logs() as logs:
+            cluster.handle(Reported("n1", Progress(1, 0, digest, None, links)))
+            if evicted and not links:
+                for send in cluster.handle(Evict(1, "n2")):
+                    if isinstance(send, Send) and isinstance(fence := send.order, Fence):
+                        known = FenceAnswer(fence.term, fence.ballot, 0, (), cluster.state.plan.records)
+                        cluster.handle(Reported(send.node, known))
+                assert "n2" not in cluster.state.plan.latest.names
+            await watch(failure_detector, monkeypatch)
+    assert ("a link works again" in {entry["event"] for entry in logs}) is not evicted
 
 
 async def _answer(there: bool, *_: object) -> Identity | None:
