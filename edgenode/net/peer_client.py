@@ -198,24 +198,25 @@ class PeerLink:
         return None
 
     async def _converse(self, target: str, peer: PeerAddresses, relay: str = "") -> None:
-        """One connection, from its start to its end."""
+        """One connection, from its start to its end. Errors do not name the loopback port of a relay."""
+        shown = target if not relay else peer.addresses[0] if peer.addresses else self.to
         server, security = Subject("node", self.to).dns_name, self._identity.security
         if peer.keys:
-            security = await security.knowing(target, server, peer.keys)
+            security = await security.knowing(target, server, peer.keys, shown)
         async with channel(target, security, server) as to_peer:
             stream = to_peer.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
             try:
                 async with asyncio.timeout(_HELLO_S):
-                    await self._handshake(stream, target, peer.incarnation)
+                    await self._handshake(stream, shown, peer.incarnation)
                 self._greeted(relay)
                 work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
                 if self._watch:
                     work[f"watch of {self.to}"] = self._until_direct if relay else partial(self._until_stalled, target)
                 await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
-                raise broken(exc, target) from exc
+                raise broken(exc, shown) from exc
             except TimeoutError as exc:  # another address may be the right one
-                raise TransportError(f"{target} did not answer the greeting in {_HELLO_S:g} s") from exc
+                raise TransportError(f"{shown} did not answer the greeting in {_HELLO_S:g} s") from exc
 
     def _greeted(self, relay: str) -> None:
         self._outage.end()

@@ -60,8 +60,11 @@ class Security(Protocol):
         """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
         ...
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
         """Return a `Security` for the process at host:port that shows one of these keys now, and for no other.
+
+        Args:
+            what: its name in errors.
 
         Raises:
             TransportError: it cannot be reached, its certificate is not valid for ``server``, or it has another key.
@@ -90,8 +93,8 @@ class Insecure:
         del server
         return grpc.aio.insecure_channel(target, options=options)
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
-        del target, server, keys
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
+        del target, server, keys, what
         return self
 
     def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
@@ -133,11 +136,11 @@ class MutualTls:
         ours = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
         return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str]) -> Security:
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
         own = self._credentials
-        shown = await _shown_certificate(target, server, own.authority)
+        shown = await _shown_certificate(target, server, own.authority, what)
         if public_key_id(shown) not in keys:
-            raise TransportError(f"{target} shows a key that the plan does not have")
+            raise TransportError(f"{what} shows a key that the plan does not have")
         return MutualTls(replace(own, authority=shown), self.admits)
 
     def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
@@ -198,7 +201,7 @@ def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
 
 
-async def _shown_certificate(target: str, server: str, authority: bytes) -> bytes:
+async def _shown_certificate(target: str, server: str, authority: bytes, what: str) -> bytes:
     """The certificate (PEM) of the server at host:port, which is valid for a DNS name."""
     host, _, port = target.rpartition(":")
     trust = ssl.create_default_context(cadata=authority.decode())
@@ -208,7 +211,7 @@ async def _shown_certificate(target: str, server: str, authority: bytes) -> byte
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
     except (OSError, ValueError) as exc:  # a TimeoutError, and an SSLError, are OSErrors
-        raise failure(target, exc) from exc
+        raise failure(what, exc) from exc
     return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 

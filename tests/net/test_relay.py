@@ -8,18 +8,21 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from edgenode.addresses import split_address
 from edgenode.core.protocol.events import Answered
-from edgenode.net import relay_server
+from edgenode.net import peer_client, relay_server, retry
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_client import PeerAddresses, PeerLink
 from edgenode.net.proto import relay_pb2, relay_pb2_grpc
 from edgenode.net.relay_client import Relay, way_by
 from edgenode.net.relay_server import RelayServer
+from edgenode.net.retry import Outage
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.wire import Identity
@@ -117,6 +120,26 @@ async def test_relay_carries_tls_between_the_two_ends(receiver: Receiver) -> Non
             sender.link.push(a_message(0))
             await until(lambda: len(sender.answered) == 1)
     assert receiver.rounds == [0]
+
+
+async def test_failure_by_way_of_a_relay_names_the_receiver(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason with the loopback port of the way would send its reader to the wrong machine."""
+    monkeypatch.setattr(peer_client, "Outage", partial(Outage, first_s=0.0))
+    monkeypatch.setattr(retry, "_LOG_EVERY_S", 0.0)
+    n0, n1, n2 = map(secured, ("n0", "n1", "n2"))
+    receiver.identity = n1
+    async with receiver.up() as address, a_relay({"n0": NOBODY, "n1": address}, n2) as relay:
+        sender = Sender(NOBODY, relay, identity=n0, keys=frozenset({"another"}))
+        sender.link.push(a_message(0))
+        with capture_logs() as logs:
+            pushing = asyncio.create_task(sender.link.run())
+            await until(lambda: any("by way of n2" in line.get("why", "") for line in logs))
+            pushing.cancel()
+    assert [line["why"] for line in logs if "by way of n2" in line.get("why", "")] == [
+        f"by way of n2: {NOBODY} shows a key that the plan does not have"
+    ]
 
 
 @pytest.mark.parametrize(
