@@ -17,6 +17,7 @@ from edgenode.config.load import checked_name
 from edgenode.errors import ConfigError
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials, cluster_of
+from edgenode.security.invite import OPEN_S
 from edgenode.security.local import AUTHORITY, OPERATOR, OWN
 from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import Role, Subject
@@ -42,8 +43,8 @@ class Duration(click.ParamType[int]):
 role_option = click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node",
                            show_default=True, help="node: a device. operator: a person who steers runs. viewer: a "
                            "person who only watches.")  # fmt: skip
-ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default="30m", show_default=True, metavar="TIME",
-                          help="How long the invite is open.")  # fmt: skip
+ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default=f"{OPEN_S // 60}m", show_default=True,
+                          metavar="TIME", help="How long the invite is open.")  # fmt: skip
 
 
 @click.command()

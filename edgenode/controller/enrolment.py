@@ -22,13 +22,13 @@ from edgenode.net.interfaces import address_for_others
 from edgenode.net.tls import MutualTls
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
 from edgenode.security.certificates import public_key_id
+from edgenode.security.invite import OPEN_S
 from edgenode.security.local import OPERATOR
 from edgenode.security.secret_files import is_due
 from edgenode.security.subject import CONTROLLER
 
 log = structlog.get_logger()
 
-FIRST_INVITES_S = 3600
 _CHECK_EVERY_S = 0.2
 _RENEW_EVERY_S = 60.0
 
@@ -112,6 +112,6 @@ class Enrolment:
 def invite_first(server: CredentialServer, options: ControllerOptions) -> None:
     """Show the first invites, or log how to get one."""
     for _ in range(options.invites):
-        options.show_invite(str(server.open_invite("node", "", FIRST_INVITES_S)))
+        options.show_invite(str(server.open_invite("node", "", OPEN_S)))
     if not options.invites:
         log.info("to let a device in, type this here", command=options.invite_command)

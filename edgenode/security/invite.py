@@ -25,6 +25,9 @@ from edgenode.errors import SecurityError
 PREFIX = "inv-"
 FINGERPRINT_BYTES = 16
 ENROL_PORT = 7701
+OPEN_S = 3600
+"""How long an invite is open, in seconds, unless somebody chooses another time."""
+
 _SECRET_BYTES, _CHECK_BYTES = 10, 2
 _MAX_CHARS = 200
 _HAS_PORT = 0x80

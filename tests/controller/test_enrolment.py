@@ -1,12 +1,19 @@
-"""The controller's own certificates are renewed while it runs, and revocations are noticed."""
+"""What a controller's enrolment does beside its service: renewals, revocations and the first invites."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
-from edgenode.controller.enrolment import Enrolment
+from structlog.testing import capture_logs
+
+from edgenode.cli.security import Duration, invite
+from edgenode.config.schema import Config
+from edgenode.controller.controller_options import ControllerOptions
+from edgenode.controller.enrolment import Enrolment, invite_first
+from edgenode.net.credential_server import CredentialServer
 from edgenode.node.background import in_background
 from edgenode.security.authority import LOCAL_OPERATOR, Authority
 from edgenode.security.secret_files import read_credentials
@@ -39,3 +46,14 @@ async def test_revocations_of_before_and_of_other_processes_are_noticed(tmp_path
             await until(lambda: noticed == [{keys[0]}, {keys[1]}])
     assert not enrolment.admits(Subject("node", "n1"), keys[1])
     assert enrolment.admits(*enrolment.operator) and enrolment.operator[0] == LOCAL_OPERATOR
+
+
+def test_an_invite_is_open_equally_long_from_each_of_its_sources(tmp_path: Path) -> None:
+    """Of a controller that starts, and of `edgenode invite`."""
+    server = CredentialServer(Authority(tmp_path, "home"), (), lambda who, request: nullcontext())
+    shown = list[str]()
+    options = ControllerOptions(Config(), "127.0.0.1:0", tmp_path, invites=1, show_invite=shown.append)
+    with capture_logs() as logs:
+        invite_first(server, options)
+    (default,) = (option.default for option in invite.params if option.name == "ttl_s")
+    assert (len(shown), [line["ttl_s"] for line in logs]) == (1, [Duration().convert(default, None, None)])
