@@ -164,6 +164,8 @@ def _from_text(text: str, key: Key) -> object:
     if isinstance(key.default, dict):
         return json.loads(text)
     if isinstance(key.default, tuple):
+        if text.startswith("["):
+            return tomllib.loads(f"list = {text}")["list"]  # as in run.toml
         return [item.strip() for item in text.split(",")] if text else []
     return text
 

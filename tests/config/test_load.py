@@ -107,6 +107,27 @@ def test_variable_and_option_can_set_every_key(key: str) -> None:
     assert value_of(load(None, {key: other}, {}), key) == other
 
 
+@pytest.mark.parametrize(
+    ("text", "graphs"),
+    [
+        ("a,b", ("a", "b")),
+        ('["a", "b"]', ("a", "b")),
+        ("['a']", ("a",)),
+        ('["a,b",]', ("a,b",)),
+        (" a , b", ("a", "b")),
+    ],
+)
+def test_text_of_a_list_is_names_with_commas_or_toml(text: str, graphs: tuple[str, ...]) -> None:
+    assert load(None, {"topology.graphs": text}, {}).topology.graphs == graphs
+    assert load(None, {}, {"EDGENODE_TOPOLOGY_GRAPHS": text}).topology.graphs == graphs
+
+
+@pytest.mark.parametrize("text", ["[a]", '["a"', "[1]", "[]"])
+def test_text_that_is_no_toml_list_is_refused(text: str) -> None:
+    said = f"topology.graphs = {json.dumps(text)}, but it must be a list of one or more names or paths"
+    assert message_of(None, {"topology.graphs": text}, {}) == f"command-line option: {said}"
+
+
 def test_single_options_of_a_task_override_the_table(tmp_path: Path) -> None:
     path = written(tmp_path, "[task.options]\nwidth = 16\nname = 'small'\n")
     assert load(path, {}, {}).task.options == {"width": 16, "name": "small"}
