@@ -139,8 +139,9 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes if node["test_accuracy"] is not None]
     if accuracies:
+        kind = "validation" if result["config"]["task"]["validation"] else "test"
         click.echo(
-            f"test accuracy {result['mean_test_accuracy']:.2%} (mean of {len(accuracies)} nodes; "
+            f"{kind} accuracy {result['mean_test_accuracy']:.2%} (mean of {len(accuracies)} nodes; "
             f"{min(accuracies):.2%} to {max(accuracies):.2%})"
         )
     sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]

@@ -128,6 +128,9 @@ class TaskSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     alpha: Annotated[
         PositiveOrUnset, "if set, the data is cut by a Dirichlet distribution with this alpha, not by skew"
     ] = None
+    validation: Annotated[
+        FractionBelow1, "share of the training data on which models are evaluated, in place of the test data"
+    ] = 0.0
     batch_size: Annotated[AtLeast1, "samples in one batch of one node"] = 32
     local_steps: Annotated[
         AtLeast1OrAuto, "optimiser steps of a node in one round (auto: as many as fit the time of the slowest node)"

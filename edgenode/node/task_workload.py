@@ -108,5 +108,5 @@ class TaskWorkload:
             return self._other._loaded()
         if self._task is None or self._source is None:
             self._task = factory.task(self._config)
-            self._source = DataSource(self._task, factory.cut(self._config))
+            self._source = DataSource(self._task, factory.cut(self._config), self._config.task.validation)
         return self._task, self._source

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from edgenode.errors import ConfigError
-from edgenode.tasks.partition import dirichlet, partition
+from edgenode.tasks.partition import dirichlet, held_out, partition
 from edgenode.tasks.task import NodeInfo, Samples, Task
 
 
@@ -49,10 +50,11 @@ class DataSource:
 
     Args:
         cut: the cut of one data set for all nodes. None if each has its own.
+        validation: the share of the training data that takes the place of the test data, which is then not loaded.
     """
 
-    def __init__(self, task: Task, cut: Cut | None) -> None:
-        self._task, self._cut = task, cut
+    def __init__(self, task: Task, cut: Cut | None, validation: float = 0.0) -> None:
+        self._task, self._cut, self._validation = task, cut, validation
         self._loaded: dict[str, tuple[Samples, Samples | None]] = {}  # node -> train, test; shared data once, under ""
         self._shards: tuple[object, list[Tensor]] = None, []  # what they were cut for, and the shards
         self._classes = 0
@@ -65,13 +67,22 @@ class DataSource:
         """
         key = node.name if self._cut is None else ""
         if key not in self._loaded:
-            train, test = self._task.train_data(node), self._task.test_data(node)
-            place = type(self._task).__name__
-            _check(train, f"{place}.train_data", node)
-            if test is not None:
-                _check(test, f"{place}.test_data", node)
-            self._loaded[key] = train, test
+            self._loaded[key] = self._read(node)
         return len(self._loaded[key][0])
+
+    def _read(self, node: NodeInfo) -> tuple[Samples, Samples | None]:
+        place = type(self._task).__name__
+        train = self._task.train_data(node)
+        _check(train, f"{place}.train_data", node)
+        if self._validation:
+            labels = labels_of(train)
+            labels = torch.zeros(len(train), dtype=torch.int64) if labels is None else labels
+            kept, held = held_out(labels, self._validation, node.seed)
+            return _Part(train, kept), _Part(train, held)
+        test = self._task.test_data(node)
+        if test is not None:
+            _check(test, f"{place}.test_data", node)
+        return train, test
 
     def local(self, node: NodeInfo, shard: int, shards: int) -> LocalData:
         """The data of one of the run's nodes. ``shard`` is its number among them.
@@ -99,6 +110,15 @@ class DataSource:
                 made = dirichlet(labels, shards, cut.alpha, seed)
             self._shards, self._classes = ((shards, seed), made), len(torch.bincount(labels).nonzero())
         return self._shards[1]
+
+
+class _Part(Subset[object]):
+    """Some samples of a data set, with their classes if it has them. It does not grow."""
+
+    def __init__(self, data: Samples, indices: Tensor) -> None:
+        super().__init__(data, indices.tolist())  # type: ignore[arg-type]
+        labels = labels_of(data)
+        self.targets = None if labels is None else labels[indices]
 
 
 def _check(data: object, place: str, node: NodeInfo) -> None:

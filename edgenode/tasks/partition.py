@@ -1,7 +1,8 @@
 """Partitions a training set into one shard for each node, by its labels only.
 
 Both partitions are pure functions of their arguments. Every node computes all shards, gets the same result, and takes
-its own. Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend.
+its own. Each index lies in exactly one shard, no shard is empty, and the indices of a shard ascend. `held_out` takes
+samples for validation from the training set in the same way, before it is partitioned.
 """
 
 from __future__ import annotations
@@ -56,6 +57,25 @@ def dirichlet(labels: Tensor, shards: int, alpha: float, seed: int) -> list[Tens
         for part, piece in zip(parts, np.split(random.permutation(members), cuts), strict=True):
             part.append(piece)
     return [_tensor(shard) for shard in _none_empty([np.concatenate(part) for part in parts])]
+
+
+def held_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide samples into those that are trained on, and a share of each class that is held out.
+
+    Raises:
+        ConfigError: one of the two would be empty.
+    """
+    random = shuffler(seed, Stream.VALIDATION)
+    by_class = [random.permutation(members) for members in _members(labels)]
+    counts = [round(share * len(members)) for members in by_class]
+    held = np.concatenate([members[:count] for members, count in zip(by_class, counts, strict=True)])
+    kept = np.concatenate([members[count:] for members, count in zip(by_class, counts, strict=True)])
+    if not len(held) or not len(kept):
+        raise ConfigError(
+            f"task.validation = {share:g} holds out {len(held)} of {len(labels)} training samples, "
+            "but some must be held out, and some must remain"
+        )
+    return _tensor(kept), _tensor(held)
 
 
 def _check_shards(labels: Tensor, shards: int) -> None:

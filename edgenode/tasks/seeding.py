@@ -22,6 +22,7 @@ class Stream(IntEnum):
     PARTITION = 2
     ORDER = 3
     STEP = 4
+    VALIDATION = 5
 
 
 def _sequence(seed: int, stream: Stream, *path: int) -> np.random.SeedSequence:

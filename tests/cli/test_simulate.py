@@ -50,6 +50,11 @@ def test_without_out_the_result_is_only_printed(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_validation_accuracy_is_not_called_test_accuracy() -> None:
+    assert run(*QUICK).stdout.startswith("test accuracy ")
+    assert run(*QUICK, "--set", "task.validation=0.1").stdout.startswith("validation accuracy ")
+
+
 def test_run_toml_of_the_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text("[run]\nnodes = 3\n")

@@ -211,6 +211,7 @@ FILE_ERRORS = [
     ("[task]\ndata_dir = 1", "task.data_dir = 1, but it must be text"),
     ("[task]\nskew = 1.5", "task.skew = 1.5, but it must be a number from 0 to 1"),
     ("[task]\nskew = nan", "task.skew = NaN, but it must be a number from 0 to 1"),
+    ("[task]\nvalidation = 1", "task.validation = 1, but it must be a number from 0 to below 1"),
     ("[task]\nalpha = 0", "task.alpha = 0, but it must be a number above 0, or unset"),
     ("[task]\nmomentum = 1", "task.momentum = 1, but it must be a number from 0 to below 1"),
     ("[task]\nweight_decay = -1.0", "task.weight_decay = -1.0, but it must be a number, 0 or more"),

@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "task.accumulate": 2, "task.optimizer": "adamw", "task.clip_norm": 1.0, "task.schedule": "cosine",
     "task.buffers": "average", "task.loss": "balanced",
     "task.model": "resnet20", "task.norm": "batch", "task.skew": 0.8, "task.alpha": 0.1, "task.batch_size": 16,
+    "task.validation": 0.2,
     "task.learning_rate": 0.2, "task.momentum": 0.0, "task.weight_decay": 0.0, "task.milestones": (10, 20),
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
     "task.precision": "bfloat16",

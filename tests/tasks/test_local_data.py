@@ -76,6 +76,39 @@ def test_data_without_classes_is_cut_evenly_or_refused(data: object) -> None:
         DataSource(Given(n=data), Cut(skew=0.5)).local(NodeInfo("n"), 0, 2)
 
 
+class Digits(ImageTask):
+    """The digits, whose test images nobody may read."""
+
+    def test_data(self, node: NodeInfo) -> None:
+        raise AssertionError("the test data is read")
+
+
+@pytest.mark.parametrize("cut", [Cut(skew=0.8), None])
+def test_validation_takes_training_samples_and_no_test_data(cut: Cut | None) -> None:
+    nodes = [NodeInfo(f"n{i}", seed=3) for i in range(2)]
+    one, other = (DataSource(Digits("digits"), cut, validation=0.2).local(node, 0, 2) for node in nodes)
+    held, kept = one.test, one.train
+    assert (len(held), len(kept)) == (288, 1154)  # type: ignore[arg-type]
+    assert held.targets.bincount().tolist() == [29, 29, 28, 29, 29, 29, 29, 29, 28, 29]  # type: ignore[union-attr]
+    assert sorted([*held.indices, *kept.indices]) == list(range(1442))  # type: ignore[union-attr, attr-defined]
+    assert held.indices == other.test.indices  # type: ignore[union-attr]
+    images, labels = held.__getitems__([5, 7])  # type: ignore[union-attr]
+    assert torch.equal(labels, held.targets[[5, 7]])  # type: ignore[union-attr]
+    assert torch.equal(images[1], held[7][0])  # type: ignore[index]
+
+
+def test_seed_chooses_what_is_held_out() -> None:
+    source = (DataSource(Digits("digits"), Cut(), 0.2).local(NodeInfo("n", seed=seed), 0, 2) for seed in (3, 4))
+    first, second = (data.test.indices for data in source)  # type: ignore[union-attr]
+    assert first != second
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_share_that_leaves_nothing_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=f"task.validation = {share} holds out [09] of 9 training samples"):
+        DataSource(Given(n=list(range(9))), None, share).load(NodeInfo("n"))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
