@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,9 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
 @click.option("--epochs", type=click.IntRange(min=1),
               help="Shorten the schedule of small or paper to this many epochs.")  # fmt: skip
 @set_option
+@click.option("--validate", is_flag=True,
+              help="Evaluate on a fifth of the training data, to choose settings without a look at the test data. The "
+                   "same as --set task.validation=0.2.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="TEXT",
               help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
                    "repeated, all TEXTs must occur.")  # fmt: skip
@@ -69,7 +73,7 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
               help="Run on a Ray cluster instead of processes of this machine. Needs edgenode-lab[ray].")  # fmt: skip
 def experiment(
     name: str | None, scale_name: Any, seeds: range, epochs: int | None,
-    settings: tuple[str, ...], only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
+    settings: tuple[str, ...], validate: bool, only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
     jobs: int | None, place: str,
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
@@ -83,6 +87,7 @@ def experiment(
       edgenode experiment                                                  list all experiments
       edgenode experiment table4 --seeds 3                                 minutes, on Fashion-MNIST
       edgenode experiment table4 --set task.skew=0.8                       the same table under skew
+      edgenode experiment frontier --validate --seeds 100-102              to choose settings
       edgenode experiment table2 --scale small --data-dir ~/cifar10        an hour or two
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
       edgenode experiment table4 --seeds 3-5 --on ray:10.0.0.5:6379        on a Ray cluster
@@ -117,6 +122,7 @@ def experiment(
     command += f" --seeds {f'{seeds[0]}-{seeds[-1]}' if seeds[0] else len(seeds)}"
     command += f" --epochs {epochs}" if epochs else ""
     scale = choose_scale(scale_name or "smoke", data_dir, epochs)
+    settings += ("task.validation=0.2",) * validate
     _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place)
     _show(chosen.name, out)
 
@@ -130,6 +136,8 @@ def _play(
     from edgenode_lab.experiments import parallel, ray_tasks, report, runner
 
     name = chosen.name
+    if settings:
+        chosen = replace(chosen, expected="")  # of other runs
     _warn_if_not_drawn(name, True)
     rows = runner.rows_as_run(chosen, scale, overrides(settings))
     runs = runner.trials(rows, seeds, device)

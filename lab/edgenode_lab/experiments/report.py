@@ -63,6 +63,8 @@ class Heading:
         conditions = labels.conditions(played)
         if settings:
             conditions += f" With {', '.join(settings)} in every run."
+        if all(config.task.validation for _, config in played):
+            conditions += " Accuracy is that on held-out training data, and no test data was used."
         return cls(labels.title(experiment, *played[0]), command, conditions)
 
 

@@ -96,7 +96,8 @@ def _plain(value: object) -> object:
 def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = MappingProxyType({})) -> list[Row]:
     """The rows of an experiment with ``overrides`` over their settings, labelled by what then runs.
 
-    Rows that ``overrides`` makes equal appear once.
+    Rows that ``overrides`` makes equal appear once. With overrides, no row has the paper's numbers: they are of runs
+    without them.
 
     Raises:
         ConfigError: an override is not possible, or not valid.
@@ -106,10 +107,10 @@ def rows_as_run(experiment: Experiment, scale: Scale, overrides: Settings = Mapp
             raise ConfigError(f"{key} cannot be set for an experiment: {why}")
     rows: list[Row] = []
     for written in experiment.rows(scale):
-        row = written
-        if written.settings is not None:
-            settings = {**written.settings, **overrides}
-            row = replace(labels.shown(experiment.labels, written, config_of(written, settings)), settings=settings)
+        row = replace(written, paper={}) if overrides else written
+        if row.settings is not None:
+            settings = {**row.settings, **overrides}
+            row = replace(labels.shown(experiment.labels, row, config_of(row, settings)), settings=settings)
         if row not in rows:
             rows.append(row)
     return rows
