@@ -15,7 +15,7 @@ import click
 from edgenode.addresses import split_address
 from edgenode.cli.launched import Launch, launches_here
 from edgenode.cli.own_credentials import operator_securities
-from edgenode.cli.past_run import past_run
+from edgenode.cli.past_run import past_launch, past_run
 from edgenode.cli.shared_options import as_name, insecure_option, node_option
 from edgenode.config.graphs import GRAPHS
 from edgenode.errors import ConfigError, TransportError
@@ -125,6 +125,16 @@ async def _found(where: Where) -> tuple[str, Security]:
         return launch.controller, operator_securities(launch.credentials, insecure=False, cluster=launch.cluster)[0]
     if where.controller != "mdns":
         return await _given(where)
+    try:
+        return await _discovered(where)
+    except ConfigError as exc:
+        if where.credentials is None and not where.insecure and (past := past_launch(where.cluster)):
+            raise ConfigError(past) from exc
+        raise
+
+
+async def _discovered(where: Where) -> tuple[str, Security]:
+    """As `_found`, by mDNS."""
     from edgenode.net.dialling import first_to_answer
     from edgenode.net.discovery import Discovery
 

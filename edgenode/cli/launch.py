@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
@@ -85,13 +86,14 @@ def launch(
     config = load_config(config_path, settings)
     if not module and not Path(script).is_file():
         raise click.UsageError(f"{script} is not a file; a module needs -m")
-    out = results_folder(out, "launch")
+    given, out = out, results_folder(out, "launch")
     if config.run.cluster == Config().run.cluster:  # another launch on this network may have it, too
         settings = (*settings, f"run.cluster={_own_cluster(out)}")
         config = load(config_path, overrides(settings))
     program = [sys.executable, *(["-m"] if module else []), script]
     arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
-    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts, track)
+    again = _command(sys.argv[1:], None if given else out)
+    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts, track, again)
     take_sigterm_as_ctrl_c()
     try:
         asyncio.run(fleet.run())
@@ -111,6 +113,7 @@ class Fleet:
         arguments: the program's arguments, with placeholders.
         environ: the environment of every process.
         track: the tracker to which the controller sends the measurements of all nodes.
+        again: the command that resumes it.
     """
 
     config: Config
@@ -120,6 +123,7 @@ class Fleet:
     environ: Mapping[str, str]
     max_restarts: int
     track: str
+    again: str
     _processes: dict[str, Process] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -136,7 +140,7 @@ class Fleet:
                 controller = group.create_task(self._control(address), name="controller")
                 target = await asyncio.wait_for(address, _READY_S)
                 key = self.out / CONTROLLER_FOLDER / OPERATOR
-                with noted(Launch(self.config.run.cluster, target, key)) as found_here:
+                with noted(Launch(self.config.run.cluster, target, key, self.again)) as found_here:
                     _show_how_to_follow(target, key, found_here)
                     async with asyncio.TaskGroup() as nodes:
                         for index, name in enumerate(names):
@@ -243,6 +247,13 @@ def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, s
 def _own_cluster(out: Path) -> str:
     """A name for the cluster of this folder. It is the same when the run resumes."""
     return f"launch-{sha256(str(out).encode()).hexdigest()[:8]}"
+
+
+def _command(words: list[str], out: Path | None) -> str:
+    """The words of this command, with the folder of the results if it was not given."""
+    place = words.index("launch") + 1 if "launch" in words else 0
+    folder = [] if out is None else ["--out", os.path.relpath(out)]
+    return shlex.join(["edgenode", *words[:place], *folder, *words[place:]])
 
 
 def _filled(argument: str, places: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edgenode.cli.launched import ended_here
 from edgenode.errors import CheckpointError
 from edgenode.observability.reply_words import to_show_run
 from edgenode.security.local import CONTROLLER_FOLDER
@@ -34,6 +35,28 @@ def past_run(cluster: str | None, credentials: Path | None) -> str:
         return ""
     when = datetime.fromtimestamp(run["ended"]).astimezone().strftime("%Y-%m-%d %H:%M")
     return f"the last run of {run['cluster']} on this machine ended {when} ({run['outcome']}): {to_show_run(folder)}"
+
+
+def past_launch(cluster: str | None) -> str:
+    """How the last launch that was started in this folder has ended, and the command that resumes it or shows its run.
+
+    Args:
+        cluster: None is any.
+
+    Returns:
+        A sentence, or "" if there is none, or if its results are deleted.
+    """
+    launch = ended_here()
+    if launch is None or cluster not in (None, launch.cluster) or not launch.credentials.exists():
+        return ""
+    folder, how, outcome = launch.credentials.parent, "before its run began", ""
+    with suppress(CheckpointError):
+        for run in RunHistory(folder).runs()[-1:]:
+            outcome = run["outcome"] or "interrupted"
+            reached = max((moment["round"] for moment in RunHistory(folder).curve(run["id"])), default=0)
+            how = f"{outcome} in round {reached}"
+    then = f"to look at it: {to_show_run(folder)}" if outcome == "done" else f"to resume it: {launch.again}"
+    return f"the launch in this folder has ended ({how}); {then}; for another cluster, pass --cluster NAME"
 
 
 def _folders(cluster: str | None, credentials: Path | None) -> Iterator[Path]:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from psutil import Process as SystemProcess
 from psutil import wait_procs
 
-from edgenode.cli.launched import Launch, launches_here, noted
+from edgenode.cli.launched import Launch, ended_here, launches_here, noted
 
 COMMAND = [sys.executable, "-m", "edgenode", "launch"]
 SHOW = """
@@ -130,6 +131,9 @@ def test_commands_in_its_folder_need_no_credentials(tmp_path: Path) -> None:
         finally:
             running.send_signal(signal.SIGINT)
             running.communicate(timeout=30)
+    ended = in_folder(tmp_path, "stop")
+    again = "edgenode launch --nodes 1 --set run.cluster=mine --out elsewhere/out train.py"
+    assert f"the launch in this folder has ended (before its run began); to resume it: {again}; for" in ended.stderr
 
 
 @pytest.mark.slow
@@ -155,25 +159,44 @@ def test_place_of_a_tracker_is_in_no_command_line(tmp_path: Path, monkeypatch: p
 def test_launches_are_found_as_long_as_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    ours = Launch("ours", "127.0.0.1:7700", tmp_path / "operator.pem")
+    ours = Launch("ours", "127.0.0.1:7700", tmp_path / "operator.pem", "edgenode launch train.py")
+    other = replace(ours, cluster="other")
     with noted(ours) as found:
         assert found
-        assert launches_here() == [ours]
+        assert (launches_here(), ended_here()) == ([ours], None)
         (entry,) = (tmp_path / "state").rglob("*.json")
         killed = entry.with_name(entry.name.replace("-", "-1"))  # it has no lock
-        killed.write_text(entry.read_text())
-        assert launches_here() == [ours]
-        assert not killed.exists()
+        killed.write_text(entry.read_text().replace("ours", "other"))
+        assert (launches_here(), ended_here()) == ([ours], other)
         monkeypatch.chdir(tmp_path / "state")
-        assert launches_here() == []
+        assert (launches_here(), ended_here()) == ([], None)
         monkeypatch.chdir(tmp_path)
-    assert launches_here() == []
+    killed.unlink()
+    assert (launches_here(), ended_here()) == ([], ours)
+
+
+def test_ended_launch_is_forgotten_at_the_next_or_with_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    first, second = (Launch(name, "127.0.0.1:7700", tmp_path / name, "edgenode launch") for name in ("a", "b"))
+    for launch, folder in ((first, tmp_path), (second, tmp_path / "state")):
+        launch.credentials.touch()
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        with noted(launch):
+            pass
+    assert ended_here() == second
+    first.credentials.unlink()
+    with noted(replace(second, cluster="c")):
+        assert len([*(tmp_path / "state").rglob("*.json")]) == 1
+    assert ended_here() == replace(second, cluster="c")
 
 
 def test_a_launch_runs_without_a_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with noted(Launch("ours", "127.0.0.1:7700", tmp_path)) as found:
+    with noted(Launch("ours", "127.0.0.1:7700", tmp_path, "")) as found:
         assert not found
     assert launches_here() == []
 
