@@ -30,6 +30,7 @@ from edgenode.node.credentials import node_security
 from edgenode.node.node_options import node_options
 from edgenode.node.node_process import NodeProcess, run_node
 from edgenode.node.resources import keep_freed_memory, peak_memory_bytes
+from edgenode.node.workload import ModelSize
 from edgenode.observability.logs import set_up_logging
 from edgenode.tasks.trainer import LocalStep
 
@@ -134,8 +135,8 @@ class FreeWork:
     def prepare(self) -> DataSize:
         return DataSize(1, 1)
 
-    def most_model_bytes(self) -> int:
-        return 8 * self.steps.size
+    def model_size(self) -> ModelSize:
+        return ModelSize(self.steps.size, 0, 8 * self.steps.size)
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> FreeSteps:
         return self.steps

@@ -46,6 +46,7 @@ ClusterName = Annotated[str, Meta(pattern=names.PATTERN, title=names.RULE)]
 Epochs = Annotated[tuple[AtLeast1, ...], Meta(title="a list of increasing whole numbers, 1 or more")]
 Names = Annotated[tuple[Name, ...], Meta(min_length=1, title="a list of one or more names or paths")]
 Classes = Annotated[tuple[Name, ...], Meta(title="a list of names")]
+Patterns = Annotated[tuple[Name, ...], Meta(title="a list of names or patterns")]
 Entry = Annotated[
     str,
     Meta(pattern=r"^(|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z", title='module and class, as in "birds:Birds", or empty'),
@@ -124,6 +125,7 @@ class TaskSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "small-cnn"
     )
     norm: Annotated[Literal["batch", "group"], "normalisation layers of the model"] = "group"
+    shared: Annotated[Patterns, "parts of the model that all nodes share, the rest stays local (empty: all)"] = ()
     skew: Annotated[Fraction, "share of the data that is cut by label, the rest evenly"] = 0.0
     alpha: Annotated[
         PositiveOrUnset, "if set, the data is cut by a Dirichlet distribution with this alpha, not by skew"

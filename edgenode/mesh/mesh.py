@@ -21,8 +21,7 @@ from edgenode.mesh.mesh_trainer import MeshTrainer, Stateful
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
 from edgenode.mesh.worker import UserThread
-from edgenode.tasks.flat_params import FlatParameters
-from edgenode.tasks.packing import pack
+from edgenode.tasks.shared_part import Shared
 
 log = structlog.get_logger()
 
@@ -41,9 +40,12 @@ class Mesh:
         model: trained in place. Its parameters with ``requires_grad`` are averaged. They can have any floating-point
             format and be on any device. All else, such as BatchNorm statistics, stays on this node.
         config: path of run.toml, the same on every node. By default the variable EDGENODE_CONFIG, or the defaults of
-            every key. Of [task], only ``local_steps`` and ``objective`` have an effect.
+            every key. Of [task], only ``local_steps``, ``objective`` and ``shared`` have an effect.
         kept: the other objects that training depends on: the optimiser, the schedule, a gradient scaler. Anything with
             ``state_dict`` and ``load_state_dict`` is kept in the checkpoints.
+        shared: the parts of the model that are averaged, if the rest is each node's own, as in ``model.body`` or
+            ``["body", "*.norm"]``: modules, or names or patterns of modules and parameters. By default the key
+            task.shared, or all.
         samples: the number of samples that this node trains on. By default as many as the data set of the loader has,
             or its sampler if that uses fewer. With ``task.objective = "samples"``, nodes count by it.
         settings: keys of run.toml with their values, over those of the file, as in ``{"run.rounds": 500}``.
@@ -82,6 +84,7 @@ class Mesh:
         model: nn.Module,
         config: str | Path | None = None,
         *kept: Stateful,
+        shared: Shared = None,
         samples: int | None = None,
         settings: Mapping[str, object] | None = None,
         name: str | None = None,
@@ -102,10 +105,8 @@ class Mesh:
             fresh=fresh, wait_s=wait_s, metrics=metrics, publish=publish, track=track,
         )  # fmt: skip
         self._local_steps = mesh_options.local_steps(self._options)
-        FlatParameters(model)  # refuses a model that cannot be averaged
-        misuse.refuse_foreign_optimisers(model, kept)
-        for state in kept:
-            pack(type(state).__name__, state.state_dict())  # refuses what cannot be kept
+        self._shared = self._options.config.task.shared or None if shared is None else shared
+        misuse.refuse_unfit(model, self._shared, kept)
         self._samples = samples
         self._model, self._kept, self._parameters = model, kept, dict(model.named_parameters())
         self._test: Callable[[], float] | None = None
@@ -152,7 +153,7 @@ class Mesh:
         misuse.not_looped.discard(id(self))
         self._passes = passes
         self._trainer = trainer = MeshTrainer(
-            self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test
+            self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test, self._shared
         )
         self._worker = UserThread(trainer.hand_over)
         self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)

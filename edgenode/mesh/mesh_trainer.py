@@ -29,8 +29,10 @@ from edgenode.errors import CheckpointError, Diverged, EdgenodeError, in_words
 from edgenode.mesh import random_state
 from edgenode.mesh.misuse import OptimiserWatch, checked_accuracy
 from edgenode.mesh.passes import Passes
-from edgenode.tasks.flat_params import FlatParameters, most_bytes
+from edgenode.node.workload import ModelSize
+from edgenode.tasks.flat_params import FlatParameters
 from edgenode.tasks.packing import pack, unpack
+from edgenode.tasks.shared_part import Shared
 from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class MeshTrainer:
         local_steps: steps of a round.
         extra: the user's own state, for checkpoints.
         test: returns what measures the accuracy of the model as it is, or None.
+        shared: the parts of the model that all nodes share. None is all of it.
 
     Attributes:
         round: the round that the user trains for.
@@ -74,10 +77,11 @@ class MeshTrainer:
         local_steps: int,
         extra: dict[str, Any],
         test: Callable[[], Callable[[], float] | None],
+        shared: Shared = None,
     ) -> None:
-        self._flat = FlatParameters(model)
+        self._flat = FlatParameters(model, shared)
         self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
-        self._watch = OptimiserWatch(self._flat.parameters.values(), kept)
+        self._watch = OptimiserWatch(self._flat.trained.values(), kept)
         self._local_steps = local_steps
         self._losses: list[float] = []
         self._steps = 0
@@ -86,8 +90,8 @@ class MeshTrainer:
         self.rounds_per_epoch = 1  # until the run begins
 
     @property
-    def most_model_bytes(self) -> int:
-        return most_bytes(self._flat.model)
+    def model_size(self) -> ModelSize:
+        return ModelSize(self._flat.size, self._flat.own_size, self._flat.most_bytes)
 
     @property
     def samples(self) -> int:
@@ -102,7 +106,7 @@ class MeshTrainer:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each trained parameter."""
+        """The shape of each shared parameter."""
         return {name: tuple(parameter.shape) for name, parameter in self._flat.parameters.items()}
 
     @property
@@ -199,6 +203,7 @@ class MeshTrainer:
         arrays: Arrays = {name: _plain(tensor).cpu().numpy().copy() for name, tensor in self._buffers().items()}
         for name, kept in self._named():
             arrays |= pack(name, _schedule_state(kept) if isinstance(kept, LRScheduler) else kept.state_dict())
+        arrays |= self._flat.part.own_state()
         return arrays | pack(_POSITION, self._passes.position()) | pack(_EXTRA, self._extra)
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -209,6 +214,7 @@ class MeshTrainer:
         for name, tensor in buffers.items():
             if state[name].shape != tuple(_plain(tensor).shape):
                 raise CheckpointError(f"{name!r} has shape {state[name].shape}, not {tuple(_plain(tensor).shape)}")
+        self._flat.part.load_own_state(state)
         for name, tensor in buffers.items():
             loaded = torch.from_numpy(np.array(state[name]))
             tensor.copy_(torch.view_as_complex(loaded) if tensor.is_complex() else loaded)

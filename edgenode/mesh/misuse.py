@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 import torch
@@ -16,6 +17,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.mesh.mesh_options import log_as_the_daemon_does
+from edgenode.tasks.flat_params import FlatParameters
+from edgenode.tasks.packing import pack
+from edgenode.tasks.shared_part import Shared
 
 log = structlog.get_logger()
 
@@ -71,7 +75,19 @@ def refuse_unknown_samples(objective: str, samples: int | None) -> None:
     )
 
 
-def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
+def refuse_unfit(model: nn.Module, shared: Shared, kept: Sequence[Any]) -> None:
+    """Refuse a model that cannot be averaged, an optimiser of something else, and what a checkpoint cannot keep.
+
+    Raises:
+        ConfigError: the text says which of them, and why.
+    """
+    FlatParameters(model, shared)
+    _refuse_foreign_optimisers(model, kept)
+    for state in kept:
+        pack(type(state).__name__, state.state_dict())
+
+
+def _refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
     """Refuse an optimiser that updates something else than the model.
 
     Raises:
@@ -83,7 +99,7 @@ def refuse_foreign_optimisers(model: nn.Module, kept: Iterable[object]) -> None:
             if id(parameter) not in own:
                 raise ConfigError(
                     f"the {_kind(optimizer)} updates a tensor of shape {tuple(parameter.shape)} that is not a "
-                    "parameter of the model: create it from model.parameters()"
+                    "parameter of the model, shared or its own: create it from model.parameters()"
                 )
 
 

@@ -17,7 +17,7 @@ from edgenode.mesh.worker import UserThread
 from edgenode.node.background import Worker
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.node_process import NodeProcess, run_node
-from edgenode.node.workload import Trainer
+from edgenode.node.workload import ModelSize, Trainer
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class MeshWorkload:
         self._trainer, self._worker = trainer, worker
 
     def identity(self) -> Mapping[str, str]:
-        return {f"parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
+        return {f"shared parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
 
     @property
     def makes_own_model(self) -> bool:
@@ -41,8 +41,8 @@ class MeshWorkload:
     def prepare(self) -> DataSize:
         return self._trainer.data_size
 
-    def most_model_bytes(self) -> int:
-        return self._trainer.most_model_bytes
+    def model_size(self) -> ModelSize:
+        return self._trainer.model_size
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         self._trainer.rounds_per_epoch = epoch.rounds

@@ -143,11 +143,11 @@ class NodeProcess:
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
         data = await self._worker(self._workload.prepare)
-        log.info("data loaded", samples=data.samples)
+        model = await self._worker(self._workload.model_size)
+        log.info("data loaded", samples=data.samples, shared_parameters=model.shared, local_parameters=model.own)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
-        model_bytes = await self._worker(self._workload.most_model_bytes)
-        return LocalNode(self.identity, self.saved, data, port, self._verifier, model_bytes)
+        return LocalNode(self.identity, self.saved, data, port, self._verifier, model.most_bytes)
 
     # --- the run ------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -37,11 +38,11 @@ from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.node.alarms import Alarms
 from edgenode.node.model_server import packed, take_over
 from edgenode.node.stats import COUNTS, NodeStats
-from edgenode.node.workload import Trainer
+from edgenode.node.workload import OWN_STATE, Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
@@ -124,10 +125,12 @@ class Replica:
         """The sponsor's model, the checkpoint of the first round, or the common initial model.
 
         A newcomer starts with its sponsor's z and shared state, u = 1 and no error. Its own checkpoints are
-        dropped: they belong to an earlier incarnation.
+        dropped: they belong to an earlier incarnation. Only the part of the model that is its own goes on from them.
         """
         fetched = None if start.fetched is None else take_over(self.trainer, start.fetched)
         if self._store is not None:
+            if fetched is not None and start.round:
+                self._keep_own_part(self._store)
             self._store.rewind(start.round if fetched is None else -1)
         if fetched is not None:
             return algorithm_spec.initial(fetched)
@@ -140,6 +143,15 @@ class Replica:
         self.stats.counts.update({name: n for name, n in checkpoint.counts.items() if name in COUNTS})
         self.stats.u = float(checkpoint.state.u.mean())
         return checkpoint.state
+
+    def _keep_own_part(self, store: CheckpointStore) -> None:
+        """Load the node's own part of the model from its newest checkpoint, if that has it and it fits."""
+        state = self.trainer.local_state()
+        if store.rounds() and any(name.startswith(OWN_STATE) for name in state):
+            with suppress(CheckpointError):
+                saved = store.load(max(store.rounds())).local
+                own = {name: array for name, array in saved.items() if name.startswith(OWN_STATE)}
+                self.trainer.load_local_state({**state, **own})
 
     def _resumes_from_0(self, plan: Plan) -> bool:
         """Return whether the trainer may have trained before, so that only a checkpoint has the beginning."""

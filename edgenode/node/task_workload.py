@@ -13,6 +13,7 @@ from edgenode.entry_points import Group
 from edgenode.errors import ConfigError
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.task_warnings import task_warnings
+from edgenode.node.workload import ModelSize
 
 if TYPE_CHECKING:
     from edgenode.tasks.local_data import DataSource
@@ -70,10 +71,11 @@ class TaskWorkload:
             samples = -(-samples // nodes)
         return DataSize(samples, config.task.samples_per_round)
 
-    def most_model_bytes(self) -> int:
-        from edgenode.tasks.flat_params import most_bytes
+    def model_size(self) -> ModelSize:
+        from edgenode.tasks.flat_params import FlatParameters
 
-        return most_bytes(self._loaded()[0].model())
+        flat = FlatParameters(self._loaded()[0].model(), self._config.task.shared or None)
+        return ModelSize(flat.size, flat.own_size, flat.most_bytes)
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> TaskTrainer:
         from edgenode.tasks.task import RunLength

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +30,24 @@ if TYPE_CHECKING:
 
 SHARED_STATE = ("buffer.", "schedule.")
 """The first parts of names in a trainer's local state that a newcomer takes over from its sponsor."""
+
+OWN_STATE = "own."
+"""The first part of names in a trainer's local state of what belongs to the model, but to this node alone."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The size of a node's model.
+
+    Attributes:
+        shared: the number of parameters that all nodes share.
+        own: the number of parameters that are the node's own, and are trained.
+        most_bytes: an upper bound of what a sponsor sends.
+    """
+
+    shared: int
+    own: int
+    most_bytes: int
 
 
 class Trainer(Protocol):
@@ -141,8 +160,8 @@ class Workload(Protocol):
         """
         ...
 
-    def most_model_bytes(self) -> int:
-        """An upper bound of what a sponsor sends. Called in the worker, after ``prepare``."""
+    def model_size(self) -> ModelSize:
+        """Return the size of the model. Called in the worker, after ``prepare``."""
         ...
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:

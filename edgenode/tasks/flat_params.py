@@ -1,7 +1,8 @@
-"""The trainable parameters of a model as one vector: float32 [size], in the order of named_parameters().
+"""The parameters that nodes share as one vector: float32 [size], in the order of named_parameters().
 
-Parameters without `requires_grad` and buffers (BatchNorm statistics) are not part of the vector. A tensor that two
-layers share is in it once. `FlatParameters` copies into and out of any model. `FlatModel` owns its model, and moves the
+All that nodes exchange is this vector. By default it has the trainable parameters, and with a `shared_part` some of
+them. Parameters without `requires_grad` and buffers (BatchNorm statistics) are not part of it. A tensor that two layers
+share is in it once. `FlatParameters` copies into and out of any model. `FlatModel` owns its model, and moves the
 parameters into one buffer: loading a vector is then one copy, and an optimiser step a few operations on two long
 vectors, for any number of layers.
 """
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from edgenode.errors import ConfigError, LocalProtocolError
+from edgenode.tasks.shared_part import Shared, SharedPart
 
 _OTHER_BYTES = 1 << 20  # names, and the state of schedules
 _REGISTER = 16  # float32 numbers in the widest vector register
@@ -30,26 +32,34 @@ class FlatParameters:
     A model in another format than float32 holds a rounded copy of what `load` was given.
 
     Attributes:
+        part: what is shared, and what is this node's own. The latter stays in the model, and is never in a vector.
+        parameters: the shared parameters, by name.
         staging: float32 [size] on the CPU, through which vectors are loaded. One that is there need not be copied.
 
     Raises:
         ConfigError: the model cannot be exchanged. The text names the parameter.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        _refuse_unfit(self.parameters)
+    def __init__(self, model: nn.Module, shared: Shared = None) -> None:
+        self.model, self.part = model, SharedPart(model, shared)
+        self.parameters = self.part.shared
+        _refuse_unfit(self.trained)
         self.layout: tuple[tuple[str, int], ...] = tuple((name, p.numel()) for name, p in self.parameters.items())
         self.size = sum(numel for _, numel in self.layout)
+        self.own_size = sum(p.numel() for p in self.part.own.values())
         self.is_float32 = all(p.dtype == torch.float32 for p in self.parameters.values())
         self._stage_in(torch.empty(self.size))
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The shared parameters, and then this node's own."""
+        return {**self.part.shared, **self.part.own}
 
     def load(self, vector: Vector) -> None:
         """Copy `vector` [size] into the parameters. It may be `staging` itself."""
         self._stage(vector)
         with torch.no_grad():
-            for parameter, piece in zip(self.parameters.values(), self._pieces(self._staged), strict=True):
+            for parameter, piece in zip(self.parameters.values(), _pieces(self._staged, self.parameters), strict=True):
                 parameter.copy_(piece)
 
     def clear_gradients(self) -> None:
@@ -69,7 +79,7 @@ class FlatParameters:
         """
         if self.is_float32:
             return self._current(), False
-        pieces = zip(self.parameters.values(), self._pieces(self._staged), strict=True)
+        pieces = zip(self.parameters.values(), _pieces(self._staged, self.parameters), strict=True)
         loaded = torch.cat([piece.to(p.dtype).double().reshape(-1) for p, piece in pieces])
         difference: Vector = (self._gathered(torch.float64) - loaded).float().numpy()
         return difference, True
@@ -78,8 +88,15 @@ class FlatParameters:
         """The parameters [size], in an array that may be `staging`."""
         return self.read()
 
+    @property
+    def most_bytes(self) -> int:
+        """An upper bound of a model as another node sends it: with averaged buffers, and with what is not a tensor."""
+        sizes = [4 * int(tensor.numel()) + int(tensor.nbytes) for tensor in self.model.state_dict().values()]
+        return 2 * sum(sizes) + _OTHER_BYTES
+
     def buffers(self) -> dict[str, Tensor]:
-        return dict(self.model.named_buffers())
+        """The buffers of the shared part."""
+        return self.part.buffers()
 
     def _stage_in(self, tensor: Tensor) -> None:
         """Load vectors through a tensor [size] on the CPU."""
@@ -92,11 +109,6 @@ class FlatParameters:
         if vector.shape != (self.size,):
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of {self.size} parameters")
         np.copyto(self.staging, vector)
-
-    def _pieces(self, flat: Tensor) -> list[Tensor]:
-        """Views of a tensor [size], with the shape of each parameter."""
-        pieces = torch.split(flat, [numel for _, numel in self.layout])
-        return [piece.view(p.shape) for piece, p in zip(pieces, self.parameters.values(), strict=True)]
 
     def _gathered(self, dtype: torch.dtype) -> Tensor:
         """A new tensor [size] on the CPU."""
@@ -111,12 +123,14 @@ class FlatModel(FlatParameters):
 
     `values` and `gradients` are float32 [size] on `device`. On a CPU, `values` are what `staging` shows.
 
-    `padded` has both with zeros at their end, up to a multiple of 16 entries. The last entries of a vector that does
-    not fill the processor's registers may be rounded otherwise than all others.
+    `padded` has both, then the node's own parameters and their gradients, and then zeros up to a multiple of 16
+    entries. The last entries of a vector that does not fill the processor's registers may be rounded otherwise than all
+    others.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        super().__init__(model.to(device))
+    def __init__(self, model: nn.Module, device: torch.device, shared: Shared = None) -> None:
+        super().__init__(model.to(device), shared)
+        self.trained_size = self.size + self.own_size
         self.padded = self.zeros_padded(), self.zeros_padded()
         self.values, self.gradients = (vector[: self.size] for vector in self.padded)
         if device.type == "cpu":
@@ -125,14 +139,16 @@ class FlatModel(FlatParameters):
 
     def zeros_padded(self) -> Tensor:
         """A new vector like those in `padded`."""
-        return torch.zeros(-(-self.size // _REGISTER) * _REGISTER, device=next(iter(self.parameters.values())).device)
+        device = next(iter(self.parameters.values())).device
+        return torch.zeros(-(-self.trained_size // _REGISTER) * _REGISTER, device=device)
 
     def clear_gradients(self) -> None:
-        self.gradients.zero_()
+        self.padded[1].zero_()
 
     def _become_views(self) -> None:
-        pieces = zip(self._pieces(self.values), self._pieces(self.gradients), strict=True)
-        for parameter, (value, gradient) in zip(self.parameters.values(), pieces, strict=True):
+        trained = self.trained
+        values, gradients = (_pieces(vector[: self.trained_size], trained) for vector in self.padded)
+        for parameter, value, gradient in zip(trained.values(), values, gradients, strict=True):
             value.copy_(parameter.data)
             parameter.data = value
             # Autograd adds to an existing gradient in place, so the views stay valid. Zero it, never set it to None.
@@ -154,6 +170,12 @@ class FlatModel(FlatParameters):
         return self.staging
 
 
+def _pieces(flat: Tensor, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
+    """Views of a tensor, with the shape of each parameter."""
+    pieces = torch.split(flat, [p.numel() for p in parameters.values()])
+    return [piece.view(p.shape) for piece, p in zip(pieces, parameters.values(), strict=True)]
+
+
 def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:
     if not parameters:
         raise ConfigError("the model has no trainable parameter: none has requires_grad")
@@ -173,9 +195,3 @@ def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:
     for (address, name), (other, second) in pairwise(by_address):
         if address == other:
             raise ConfigError(f"parameters {name} and {second} share memory: make them one nn.Parameter")
-
-
-def most_bytes(model: nn.Module) -> int:
-    """An upper bound of a model as another node sends it: with averaged buffers, and with what is not a tensor."""
-    sizes = [4 * int(tensor.numel()) + int(tensor.nbytes) for tensor in model.state_dict().values()]
-    return 2 * sum(sizes) + _OTHER_BYTES

@@ -134,7 +134,7 @@ class FlatSGD(Descent):
         self._rate = settings.learning_rate
         momentum = [flat.zeros_padded()] if settings.momentum else []
         self._vectors = *([vector] for vector in flat.padded), momentum
-        self._momentum = momentum[0][: flat.size] if momentum else torch.zeros(0)
+        self._momentum = momentum[0][: flat.trained_size] if momentum else torch.zeros(0)
 
     def begin_round(self, t: int) -> None:
         self._rate = self._settings.rate(self._settings.learning_rate, t, self.run)

@@ -16,6 +16,7 @@ class TrainSettings:
     A step averages the gradients of `accumulate` batches, and a round has `local_steps` steps. With `precision`
     "bfloat16" the layers compute in it, in training and in evaluation. Parameters and gradients stay float32
     (Micikevicius et al. 2018, Mixed precision training). Gradients longer than `clip_norm` are shortened to it.
+    All nodes share the parameters that `shared` names, or all of them if it is empty.
     `loss` "balanced" shifts the logits by the class frequencies of the node (`logit_adjustment`).
     `buffers` "average" lets the last gossip average floating-point buffers, such as BatchNorm statistics.
     With `memory_format` "channels_last" the model gets images whose channels lie side by side in memory. The schema of
@@ -36,6 +37,7 @@ class TrainSettings:
     clip_norm: float | None = None
     loss: Literal["cross_entropy", "balanced"] = "cross_entropy"
     buffers: Literal["local", "average"] = "local"
+    shared: tuple[str, ...] = ()
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
 

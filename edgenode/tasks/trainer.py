@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from edgenode.errors import CheckpointError, ConfigError, Diverged
 from edgenode.tasks.averaged_buffers import AveragedBuffers
 from edgenode.tasks.batches import Batches, all_batches
+from edgenode.tasks.devices import deterministic, find_device, precision
 from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
 from edgenode.tasks.growth import PREFIX as GROWTH_PREFIX
 from edgenode.tasks.growth import Growth
@@ -33,6 +34,7 @@ from edgenode.tasks.logit_adjustment import LogitAdjustment
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
+from edgenode.tasks.shared_part import OWN_PREFIX
 from edgenode.tasks.task import Batch, RunLength, Task
 
 STATISTICS_BATCHES = 50
@@ -65,7 +67,7 @@ class TaskTrainer:
 
     Attributes:
         remedy: the key to lower if training diverges.
-        tests_alike: all nodes test with the same data.
+        tests_alike: all nodes test whole models with the same data.
 
     Raises:
         ConfigError: the task cannot be trained.
@@ -76,7 +78,7 @@ class TaskTrainer:
     ) -> None:
         self._task, self._data, self._settings, self._run = task, data, settings, run
         self._seed, self._shard, self._device = seed, data.shard, find_device(device)
-        self._layers = _precision(settings.precision, self._device)
+        self._layers = precision(settings.precision, self._device)
         self.batches = Batches(
             data.train, data.indices, settings.batch_size, task.collate,
             seed=seed, shard=data.shard, device=self._device,
@@ -94,7 +96,7 @@ class TaskTrainer:
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
         self.rounds_per_epoch = run.rounds_per_epoch
-        self.tests_alike = data.test is not None and not data.own
+        self.tests_alike = data.test is not None and not data.own and not self._flat.own_size
 
     @property
     def staging(self) -> Vector | None:
@@ -119,9 +121,10 @@ class TaskTrainer:
         model = model.to(self._device)
         if self._settings.memory_format == "channels_last":
             model.register_forward_pre_hook(_channels_last)
+        shared = self._settings.shared or None
         if any(parameter.dtype != torch.float32 for parameter in model.parameters() if parameter.requires_grad):
-            return FlatParameters(model)
-        return FlatModel(model, self._device)
+            return FlatParameters(model, shared)
+        return FlatModel(model, self._device, shared)
 
     def initial(self) -> Vector:
         """Return the vector that every node starts from: a function of the seed and the model.
@@ -199,7 +202,7 @@ class TaskTrainer:
     def _drawing(self, number: int) -> Iterator[None]:
         """Seed all random generators for a batch."""
         value = torch_seed(self._seed, Stream.STEP, self._shard, number)
-        with seeded(value, self._device, torch_alone=self._task.draws_from_torch_alone), _deterministic(self._device):
+        with seeded(value, self._device, torch_alone=self._task.draws_from_torch_alone), deterministic(self._device):
             yield
 
     # evaluation ----------------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ class TaskTrainer:
 
     def loss(self, z: Vector) -> float:
         """Return the share of test samples that `z` [size] gets wrong, or the mean loss on a sample of this shard."""
-        buffers = [(tensor, tensor.clone()) for tensor in self._flat.buffers().values()]
+        buffers = [(tensor, tensor.clone()) for tensor in self._flat.model.buffers()]
         self.measure_statistics(z)
         accuracy = self.evaluate(z)
         with torch.no_grad(), self._drawing(0):
@@ -256,7 +259,7 @@ class TaskTrainer:
     # checkpoints and export ----------------------------------------------------------------------------
 
     def local_state(self, read: Event | None = None) -> dict[str, NDArray[Any]]:
-        """Return the state outside the vector: the optimiser's, the schedule's, and each "buffer.NAME".
+        """Return the state outside the vector: the optimiser's, the schedule's, each "buffer.NAME", and the own part.
 
         The arrays are copies, or those of the optimiser if `read` is given. Its next step then waits for `read`.
         """
@@ -266,6 +269,7 @@ class TaskTrainer:
             | self._steps.state()
             | self._growth.state()
             | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}
+            | self._flat.part.own_state()
         )
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -277,8 +281,9 @@ class TaskTrainer:
         for name, tensor in buffers.items():
             if saved[name].shape != tuple(tensor.shape):
                 raise CheckpointError(f"{name!r} has shape {saved[name].shape}, not {tuple(tensor.shape)}")
+        self._flat.part.load_own_state(state)
         self._growth.load(state)
-        rest = {n: v for n, v in state.items() if n not in saved and not n.startswith(GROWTH_PREFIX)}
+        rest = {n: v for n, v in state.items() if n not in saved and not n.startswith((GROWTH_PREFIX, OWN_PREFIX))}
         self._steps.load_state(rest)
         self._descent.load_state({name: value for name, value in rest.items() if name != STEPS})
         for name, tensor in buffers.items():
@@ -319,32 +324,3 @@ def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         else given
         for given in inputs
     )
-
-
-def find_device(name: str) -> torch.device:
-    """Return the torch device of that name. Raises ConfigError if this machine has none."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as exc:
-        raise ConfigError(f"device {name!r} is unknown to torch: try cpu, cuda or mps") from exc
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"run.device = {name}, but torch finds no CUDA device: choose auto or cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"run.device = {name}, but torch finds no Apple GPU: choose auto or cpu")
-    return device
-
-
-def _precision(name: str, device: torch.device) -> AbstractContextManager[object]:
-    """A context manager in which layers compute in this precision. It is entered once for each pass."""
-    if name == "float32":
-        return nullcontext()
-    try:
-        return torch.autocast(device.type, torch.bfloat16)
-    except RuntimeError as exc:
-        raise ConfigError(f"task.precision = {name}, but {device.type} does not have it: choose float32") from exc
-
-
-def _deterministic(device: torch.device) -> AbstractContextManager[None]:
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

@@ -51,6 +51,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "task.dataset": any_text,
     "task.data_dir": st.just("") | any_text,
     "task.classes": st.lists(any_text).map(tuple),
+    "task.shared": st.lists(any_text).map(tuple),
     "task.skew": st.floats(0, 1),
     "task.alpha": st.none() | positive,
     "task.milestones": st.sets(st.integers(1, 10**6)).map(lambda epochs: tuple(sorted(epochs))),

@@ -16,6 +16,7 @@ OTHER: dict[str, Any] = {
     "run.window": 9, "run.overlap": 1, "run.threads": 2, "run.device": "cuda",
     "task.dataset": "cifar10", "task.data_dir": "/data",
     "task.classes": ("cat", "dog"),
+    "task.shared": ("body", "*.norm"),
     "task.entry": "birds.task:Birds", "task.options": {"width": 32, "name": "x", "deep": False, "sizes": [1, 2.5]},
     "task.data": "own", "task.objective": "samples", "task.image_size": 64, "task.local_steps": 4,
     "task.accumulate": 2, "task.optimizer": "adamw", "task.clip_norm": 1.0, "task.schedule": "cosine",

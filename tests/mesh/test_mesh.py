@@ -491,14 +491,14 @@ def test_another_model_at_a_peer_is_refused_with_its_parameters(tmp_path: Path) 
             errors[i] = str(exc)
 
     in_threads(node, 2)
-    assert 'parameter bias is "3", not "4"; parameter weight is "3x4", not "4x4"' in errors[0]
-    assert 'parameter bias is "4", not "3"; parameter weight is "4x4", not "3x4"' in errors[1]
+    assert 'shared parameter bias is "3", not "4"; shared parameter weight is "3x4", not "4x4"' in errors[0]
+    assert 'shared parameter bias is "4", not "3"; shared parameter weight is "4x4", not "3x4"' in errors[1]
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_its_parameters(make_mesh: MakeMesh) -> None:
     first = parts()
     train(make_mesh(*first), *first)
-    with pytest.raises(ConfigError, match=r"is of another run: in this one parameter .*; discard it with"):
+    with pytest.raises(ConfigError, match=r"is of another run: in this one shared parameter .*; discard it with"):
         list(make_mesh(nn.Linear(4, 3)).loop(shuffled()))
 
 

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load
 
 from edgenode import factory
+from edgenode.config.load import load as load_config
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.events import Train
@@ -33,6 +34,7 @@ def workload() -> TaskWorkload:
 
 
 def a_replica(workload: TaskWorkload, store: CheckpointStore, fetched: Arrays | None, plan: Plan = PLAN) -> Replica:
+    """A member at the begin of the run, or at round 5 with the model of a sponsor."""
     trainer = workload.trainer("n0", plan.records[0].names, Epoch())
     start = StartPoint(plan, 0 if fetched is None else 5, fetched)
     return Replica(CONFIG, factory.algorithm_spec(CONFIG), "n0", trainer, start, store, 8, None)
@@ -40,7 +42,7 @@ def a_replica(workload: TaskWorkload, store: CheckpointStore, fetched: Arrays | 
 
 def test_sponsor_sends_no_more_than_the_model_takes(workload: TaskWorkload, tmp_path: Path) -> None:
     model = a_replica(workload, checkpoint_store(tmp_path, CONFIG, workload), None).model()
-    assert len(model) < workload.most_model_bytes() < 2 * len(model) + (2 << 20)
+    assert len(model) < workload.model_size().most_bytes < 2 * len(model) + (2 << 20)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,33 @@ def test_first_step_on_a_sponsors_model_that_diverges_ends_the_newcomer_alone(
     (train,) = [action for action in newcomer.node.start() if isinstance(action, Train)]
     with pytest.raises(RemoteProtocolError, match="the first step on the sponsor's model diverged in round 5"):
         newcomer.step(train)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_newcomer_takes_over_the_shared_part_and_keeps_its_own(tmp_path: Path, damaged: bool) -> None:
+    """Its own part goes on from its last checkpoint. If that is damaged, it is as in a new model."""
+    config = load_config(None, {"task.shared": ["[0-8]"]}, {})
+    workload = TaskWorkload(config, "n0")
+    workload.prepare()
+    head = "own.11.weight"
+
+    def trained(name: str) -> Replica:
+        replica = a_replica(workload, checkpoint_store(tmp_path / name, config, workload), None)
+        new = replica.trainer.local_state()
+        replica.trainer.load_local_state({**new, head: new[head] + len(name)})
+        return replica
+
+    sponsor, before = trained("sponsor"), trained("n0")
+    new = a_replica(workload, checkpoint_store(tmp_path / "new", config, workload), None).trainer.local_state()
+    assert not any(name.startswith("own") for name in load(sponsor.model()))
+
+    store = checkpoint_store(tmp_path / "n0", config, workload)
+    state = State.initial(before.learner.model())
+    store.save(Checkpoint(7, state, PLAN, before.trainer.local_state(), {}))
+    if damaged:
+        next(store.folder.glob("*/state.safetensors")).write_bytes(b"")
+    newcomer = a_replica(workload, store, {"z": load(sponsor.model())["z"] + 1})
+    assert (newcomer.learner.model() == sponsor.learner.model() + 1).all()
+    own = newcomer.trainer.local_state()[head]
+    assert np.array_equal(own, new[head] + (0 if damaged else len("n0")))
+    assert store.scan()[0] == frozenset()

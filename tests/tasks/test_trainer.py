@@ -18,10 +18,11 @@ from torch.nn import functional
 from edgenode.errors import CheckpointError, ConfigError, Diverged, LocalProtocolError
 from edgenode.node.workload import SHARED_STATE
 from edgenode.tasks import datasets
+from edgenode.tasks.devices import find_device, precision
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength, Task
-from edgenode.tasks.trainer import TaskTrainer, _channels_last, _precision, find_device
+from edgenode.tasks.trainer import TaskTrainer, _channels_last
 from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run, small_net, small_trainer
 from tests.torch_versions import has_muon
 
@@ -155,7 +156,7 @@ def test_memory_format_leaves_what_is_no_image() -> None:
 
 def test_device_without_bfloat16_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"task\.precision = bfloat16, but meta does not have it: choose float32"):
-        _precision("bfloat16", torch.device("meta"))
+        precision("bfloat16", torch.device("meta"))
 
 
 def test_loss_that_is_not_finite_is_a_divergence() -> None:
