@@ -14,6 +14,7 @@ from edgenode.errors import ConfigError
 from edgenode.inference.image_model import ImageModel
 from edgenode.storage import model_file
 from edgenode.storage.model_file import MODEL_FILE, ModelFile
+from edgenode.tasks.plain_names import plain_state_dict
 
 _POLL_S = 0.1
 
@@ -96,7 +97,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
     Raises:
         ConfigError: it belongs to another model.
     """
-    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    own = plain_state_dict(model)
     for name in sorted(own.keys() | tensors.keys()):
         if name not in own:
             raise ConfigError(f"{path} does not fit the model: the model has no {name}")

@@ -32,6 +32,7 @@ from edgenode.mesh.passes import Passes
 from edgenode.node.workload import ModelSize
 from edgenode.tasks.flat_params import FlatParameters
 from edgenode.tasks.packing import pack, unpack
+from edgenode.tasks.plain_names import class_name, plain_state_dict
 from edgenode.tasks.shared_part import Shared
 from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
 
@@ -190,12 +191,11 @@ class MeshTrainer:
 
     def named_tensors(self, z: Floats) -> dict[str, Tensor]:
         self._flat.load(z)
-        state = self._flat.model.state_dict()
-        return {name: v.detach().cpu().clone() for name, v in state.items() if isinstance(v, Tensor)}
+        return {name: value.detach().cpu().clone() for name, value in plain_state_dict(self._flat.model).items()}
 
     @property
     def metadata(self) -> dict[str, str]:
-        return {"model": type(self._flat.model).__qualname__}
+        return {"model": class_name(self._flat.model)}
 
     # --- checkpoints --------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class MeshTrainer:
 
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that belong to the state dict. The others are computed from the model."""
-        kept = self._flat.model.state_dict().keys()
+        kept = plain_state_dict(self._flat.model).keys()
         return {BUFFER_PREFIX + name: tensor for name, tensor in self._flat.buffers().items() if name in kept}
 
     def _named(self) -> Iterable[tuple[str, Stateful]]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.tasks.packing import Arrays, pack, unpack
+from edgenode.tasks.plain_names import plain_name, plain_state_dict
 
 Shared = str | nn.Module | Collection[str | nn.Module] | None
 """Names or patterns of parameters and modules, or modules of the model. None is all of it."""
@@ -42,7 +43,7 @@ class SharedPart:
 
     def __init__(self, model: nn.Module, shared: Shared = None) -> None:
         self._model = model
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        trained = {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
         self._patterns = ["*"] if shared is None else [_pattern(model, one) for one in _listed(shared)]
         chosen = self._chosen() if trained else set()
         self.shared = {name: p for name, p in trained.items() if id(p) in chosen}
@@ -51,7 +52,8 @@ class SharedPart:
 
     def _chosen(self) -> set[int]:
         """The ids of the shared parameters."""
-        names = [(n, p) for n, p in self._model.named_parameters(remove_duplicate=False) if p.requires_grad]
+        every = self._model.named_parameters(remove_duplicate=False)
+        names = [(plain_name(name), p) for name, p in every if p.requires_grad]
         chosen = [{id(p) for name, p in names if _matches(name, pattern)} for pattern in self._patterns]
         for pattern, found in zip(self._patterns, chosen, strict=True):
             if not found:
@@ -67,7 +69,7 @@ class SharedPart:
         names = set[str]()
         for prefix, module in self._model.named_modules():
             trained = [p for p in module.parameters(recurse=False) if p.requires_grad]
-            for name, _ in module.named_buffers(prefix, recurse=False):
+            for name, _ in module.named_buffers(plain_name(prefix), recurse=False):
                 if any(id(p) in chosen for p in trained) if trained else self._matches(name):
                     names.add(name)
         return names
@@ -77,12 +79,15 @@ class SharedPart:
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers of the shared part."""
-        return {name: buffer for name, buffer in self._model.named_buffers() if name in self._shared_buffers}
+        return {name: buffer for name, buffer in self._all_buffers().items() if name in self._shared_buffers}
+
+    def _all_buffers(self) -> dict[str, Tensor]:
+        return {plain_name(name): buffer for name, buffer in self._model.named_buffers()}
 
     def _own_tensors(self) -> dict[str, Tensor]:
         """All of the state dict that is trained here and not shared."""
-        kept = self._model.state_dict().keys()
-        buffers = {n: b for n, b in self._model.named_buffers() if n in kept and n not in self._shared_buffers}
+        kept = plain_state_dict(self._model).keys() - self._shared_buffers
+        buffers = {name: buffer for name, buffer in self._all_buffers().items() if name in kept}
         return {**{name: p.detach() for name, p in self.own.items()}, **buffers}
 
     def own_state(self) -> Arrays:
@@ -127,7 +132,7 @@ def _pattern(model: nn.Module, one: object) -> str:
         raise ConfigError(f"shared has a {type(one).__name__}, but it takes names, patterns and modules of the model")
     for name, module in model.named_modules(remove_duplicate=False):
         if module is one:
-            return glob.escape(name) or "*"
+            return glob.escape(plain_name(name)) or "*"
     raise ConfigError(f"shared has a {type(one).__name__} that is not a part of the model")
 
 

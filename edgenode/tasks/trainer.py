@@ -32,6 +32,7 @@ from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.local_steps import STEPS, MeasuredSteps, Steps
 from edgenode.tasks.logit_adjustment import LogitAdjustment
 from edgenode.tasks.optimizers import build_descent
+from edgenode.tasks.plain_names import class_name, plain_state_dict
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.shared_part import OWN_PREFIX
@@ -111,7 +112,7 @@ class TaskTrainer:
     @property
     def metadata(self) -> dict[str, str]:
         """The description of the model for a reader of its tensors."""
-        return {"model": type(self._flat.model).__qualname__, **self._task.metadata()}
+        return {"model": class_name(self._flat.model), **self._task.metadata()}
 
     def _fresh_model(self) -> FlatParameters:
         with seeded(torch_seed(self._seed, Stream.INITIAL)):
@@ -295,7 +296,7 @@ class TaskTrainer:
     def named_tensors(self, z: Vector) -> dict[str, Tensor]:
         """Return the state dict of the model `z` [size] with this node's buffers, as copies on the CPU."""
         self._load(z)
-        return {name: value.detach().cpu().clone() for name, value in self._flat.model.state_dict().items()}
+        return {name: value.detach().cpu().clone() for name, value in plain_state_dict(self._flat.model).items()}
 
 
 @contextmanager
