@@ -1,11 +1,14 @@
 """A run of four nodes and a controller on a bridge, an attacker on a host of its own, and what the attack costs.
 
     python -m tests.floods.flood --seconds 600 "tests/floods/connections.py silent {controller}:7700 {node}:7600"
+    python -m tests.floods.flood --seconds 600 | tee floods.md
 
-This measures the run before, during and after the attack, and prints a table. Each argument is the command line of an
-attacker, and all of them attack at the same time. `{controller}`, `{node}` and `{attacker}` stand for the addresses of
-the controller, of node-0 and of the attacker. All hosts share the processors of this machine, and a real attacker has
-its own. So the attacker has the lowest priority (nice 19), and a step of the run takes 50 ms, in which nobody computes.
+This measures a run before, during and after an attack, and prints a row of a table. Each argument is the command line
+of an attacker, and all of them attack at the same time. Without one, each attack of `SERIES` gets a run of its own: for
+600 s each, that takes two and a half hours. `{controller}`, `{node}` and `{attacker}` stand for the addresses of the
+controller, of node-0 and of the attacker, and `{folder}` for the folder of the run. All hosts share the processors of
+this machine, and a real attacker has its own. So the attacker has the lowest priority (nice 19), and a step of the run
+takes 50 ms, in which nobody computes.
 """
 
 from __future__ import annotations
@@ -35,6 +38,28 @@ COMMAND_S = 60.0
 MORE_ADDRESSES = tuple(f"10.77.0.{number}" for number in range(50, 250))
 """Further addresses of the attacker's host."""
 _ROOT = Path(__file__).parents[2]
+_STDERR = 2
+_LINKS = "tests/floods/connections.py silent {controller}:7700 {node}:7600"
+_SOURCES = " ".join(MORE_ADDRESSES)
+_OTHER_PORTS = f"tests/floods/connections.py silent {{controller}}:8080 {{controller}}:7701 --sources {_SOURCES}"
+_HELLOS = _OTHER_PORTS.replace("silent", "hello")
+_SERVICES = "tests/floods/mdns_packets.py new --rate 40"
+_IMPOSTORS = "tests/floods/mdns_packets.py controllers --sources {attacker}"
+_MEMBER = "-m tests.floods.member {kind} {{folder}} {{controller}}:7700"
+SERIES: Mapping[str, Sequence[str]] = {
+    "1,500 silent connections to each gRPC port, renewed": [_LINKS],
+    "the same to the page and the enrolment port, from 200 addresses": [_OTHER_PORTS],
+    "the same with whole ClientHellos": [_HELLOS],
+    "40 mDNS packets a second, of new services": [_SERVICES],
+    "200 silent controllers": [_IMPOSTORS],
+    "greetings of another run with 1 MB": [_MEMBER.format(kind="meet")],
+    "first reports with a million rounds": [_MEMBER.format(kind="report")],
+    "calls of `Watch` that stay open": [_MEMBER.format(kind="watch")],
+    "reports of counts of 2^53": [_MEMBER.format(kind="counts")],
+    "fetches of the model that are never read": [_MEMBER.format(kind="fetch")],
+    "a stranger's attacks, all at once": [_LINKS, _OTHER_PORTS, _SERVICES, _IMPOSTORS],
+}
+"""The attacks to be shown, each with the command lines of its attackers."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +132,14 @@ class AttackedRun:
         """Run a program, and its arguments, on the attacker's host while the body runs.
 
         `{controller}`, `{node}` and `{attacker}` in an argument become the addresses of the controller, of node-0 and
-        of the attacker.
+        of the attacker, and `{folder}` becomes the folder of the run.
         """
         hosts = {"controller": CONTROLLER, "node": 0, "attacker": ATTACKER}
         addresses = {name: self.bridge.addresses[host] for name, host in hosts.items()}
-        argv = ["nice", "-n", "19", sys.executable, *(argument.format_map(addresses) for argument in program)]
-        attackers = [self.bridge.spawn(ATTACKER, argv, cwd=_ROOT) for _ in range(count)]
+        places = {**addresses, "folder": self.fleet.folder}
+        argv = ["nice", "-n", "19", sys.executable, *(argument.format_map(places) for argument in program)]
+        spawn = partial(self.bridge.spawn, ATTACKER, argv, cwd=_ROOT, stdout=_STDERR)  # stdout is for the table
+        attackers = [spawn() for _ in range(count)]
         try:
             yield list(attackers)
             ended = [attacker.poll() for attacker in attackers if attacker.poll() is not None]
@@ -175,27 +202,58 @@ def table(moments: Mapping[str, Moment]) -> str:
     return "\n".join(rows)
 
 
+HEAD = (
+    "| attack | rounds/s: before, during, after | part | most memory more, MB | most open files | `status`, s: before, "
+    "during, after | failed |\n|-|-|-|-|-|-|-|"
+)
+
+
+def row(name: str, moments: Sequence[Moment]) -> str:
+    """A row of the table of many attacks: what a run did before, during and after one."""
+    before, during, _ = moments
+    rates = ", ".join(f"{moment.rate:.1f}" for moment in moments)
+    waits = ", ".join(f"{moment.status_s:.1f}" for moment in moments)
+    files, failures = max(during.descriptors.values()), sum(moment.failures for moment in moments)
+    part, growth = during.rate / before.rate, worst_growth(before, during)
+    return f"| {name} | {rates} | {part:.2f} | {growth:.1f} | {files} | {waits} | {failures} |"
+
+
+def attacked(programs: Sequence[str], options: argparse.Namespace) -> list[Moment]:
+    """Let attackers attack a run of its own. Return what it did before, during and after that.
+
+    Raises:
+        AssertionError: a process has ended, or has logged a trace.
+    """
+    with tempfile.TemporaryDirectory() as folder, Bridge(NODES + 2) as bridge, Fleet(Path(folder) / "fleet") as fleet:
+        run = AttackedRun(bridge, fleet, files=options.files, controller=("--http", "0.0.0.0:8080"))
+        run.until_trains()
+        moments = [run.measure(options.quiet)]
+        with ExitStack() as attack:
+            for program in programs:
+                attack.enter_context(run.attacked_by(*shlex.split(program)))
+            moments.append(run.measure(options.seconds))
+        moments.append(run.measure(options.quiet))
+        run.none_has_ended()
+        return moments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0, help="of the attack")
     parser.add_argument("--quiet", type=float, default=60.0, help="seconds before and after it")
     parser.add_argument("--files", type=int, default=1024, help="limit of open files of every process")
-    parser.add_argument("--page", action="store_true", help="serve the page, on all interfaces")
-    parser.add_argument("attackers", nargs="+", type=shlex.split, help="a program and its arguments, quoted")
+    parser.add_argument("attackers", nargs="*", help="a program and its arguments, quoted")
     options = parser.parse_args(argv)
-    page = ("--http", "0.0.0.0:8080") if options.page else ()
-    with tempfile.TemporaryDirectory() as folder, Bridge(NODES + 2) as bridge, Fleet(Path(folder) / "fleet") as fleet:
-        run = AttackedRun(bridge, fleet, files=options.files, controller=page)
-        run.until_trains()
-        moments = {"before": run.measure(options.quiet)}
-        with ExitStack() as attack:
-            for program in options.attackers:
-                attack.enter_context(run.attacked_by(*program))
-            moments["during"] = run.measure(options.seconds)
-        moments["after"] = run.measure(options.quiet)
-        print(table(moments))
-        run.none_has_ended()
-    return 0
+    series = {" and ".join(options.attackers): options.attackers} if options.attackers else SERIES
+    failed = False
+    print(HEAD)
+    for name, programs in series.items():
+        try:
+            print(row(name, attacked(programs, options)), flush=True)
+        except AssertionError as exc:
+            failed = True
+            print(f"| {name} | failed: {str(exc).splitlines()[0]} |", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
