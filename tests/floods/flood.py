@@ -42,14 +42,14 @@ _STDERR = 2
 _LINKS = "tests/floods/connections.py silent {controller}:7700 {node}:7600"
 _SOURCES = " ".join(MORE_ADDRESSES)
 _OTHER_PORTS = f"tests/floods/connections.py silent {{controller}}:8080 {{controller}}:7701 --sources {_SOURCES}"
-_HELLOS = _OTHER_PORTS.replace("silent", "hello")
+_HELLOS = f"tests/floods/connections.py hello {{controller}}:7701 --sources {_SOURCES}"
 _SERVICES = "tests/floods/mdns_packets.py new --rate 40"
 _IMPOSTORS = "tests/floods/mdns_packets.py controllers --sources {attacker}"
 _MEMBER = "-m tests.floods.member {kind} {{folder}} {{controller}}:7700"
 SERIES: Mapping[str, Sequence[str]] = {
     "1,500 silent connections to each gRPC port, renewed": [_LINKS],
     "the same to the page and the enrolment port, from 200 addresses": [_OTHER_PORTS],
-    "the same with whole ClientHellos": [_HELLOS],
+    "the same with whole ClientHellos, to the enrolment port": [_HELLOS],
     "40 mDNS packets a second, of new services": [_SERVICES],
     "200 silent controllers": [_IMPOSTORS],
     "greetings of another run with 1 MB": [_MEMBER.format(kind="meet")],
@@ -124,7 +124,8 @@ class AttackedRun:
         where = f"{self.bridge.addresses[CONTROLLER]}:7700"
         command = self.fleet.start("status", "status", "--controller", where, spawn=self._spawn(CONTROLLER))
         self.fleet.processes.remove(command)
-        code = command.popen.wait(COMMAND_S)
+        if code := command.popen.wait(COMMAND_S):
+            print(command.tail(), file=sys.stderr)
         return time.monotonic() - began, code
 
     @contextmanager
