@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from edgenode.errors import ConfigError
-from edgenode.integrations.framework_data import FrameworkData
 from edgenode.mesh import Mesh
+from edgenode.mesh.framework_data import FrameworkData
 
 F = TypeVar("F", bound=Callable[[], float])
 Progress = dict[str, Any]

@@ -13,9 +13,9 @@ from lightning.pytorch.loops import evaluation_loop, fit_loop, training_epoch_lo
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from edgenode.errors import ConfigError
-from edgenode.integrations.framework_data import FrameworkData
 from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse_several_processes
 from edgenode.mesh import Mesh
+from edgenode.mesh.framework_data import FrameworkData
 
 F = TypeVar("F", bound=Callable[[], float])
 

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgenode.errors import ConfigError
-from edgenode.integrations.framework_data import FrameworkData
 from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse_several_processes
 from edgenode.mesh import Mesh
+from edgenode.mesh.framework_data import FrameworkData
 from edgenode.tasks.flat_params import FlatParameters, Vector
 
 log = structlog.get_logger()
@@ -77,10 +77,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
             raise ConfigError(
                 "TrainingArguments.load_best_model_at_end would replace the model of the run: leave it False"
             )
-        # accelerate wraps both
-        mesh = self._loop.create(
-            model, getattr(optimizer, "optimizer", optimizer), getattr(lr_scheduler, "scheduler", lr_scheduler)
-        )
+        mesh = self._loop.create(model, optimizer, lr_scheduler)
         if state.max_steps < mesh.steps:
             raise ConfigError(
                 f"TrainingArguments.max_steps allows {state.max_steps} steps, but the run has {mesh.steps} "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgenode import factory
 from edgenode.errors import ConfigError, EdgenodeError, described
-from edgenode.mesh import mesh_options, misuse
+from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
 from edgenode.mesh.mesh_trainer import MeshTrainer, Stateful
@@ -99,6 +99,7 @@ class Mesh:
         track: str | None = None,
     ) -> None:
         misuse.refuse_wrong_types(model, config, kept, settings or {}, samples)
+        kept = tuple(prepared.unwrapped(one) for one in kept)
         self.extra: dict[str, Any] = {}
         self._options = mesh_options.read(
             config, settings or {}, peers, name=name, listen=listen, controller=controller, state_dir=state_dir,
@@ -147,7 +148,7 @@ class Mesh:
         broke_off = self._ending is not None and self._ending.broke_off
         misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
-        passes = Passes(loader, self._samples)
+        passes = prepared.passes_over(loader, self._samples)
         misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))

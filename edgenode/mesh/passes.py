@@ -88,7 +88,7 @@ class Passes(Generic[B]):
                     break
             else:
                 if not self.taken:
-                    raise EdgenodeError(_why_empty(self.number))
+                    raise why_empty(self.number)
                 self.number, self.taken = self.number + 1, 0
 
     def _begin(self) -> Iterator[B]:
@@ -159,10 +159,11 @@ def _generators(loader: object) -> list[torch.Generator]:
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
-def _why_empty(number: int) -> str:
+def why_empty(number: int) -> EdgenodeError:
+    """Return the error of a pass without a batch."""
     if number == 0:
-        return "mesh.loop: the loader has no batch"
-    return (
+        return EdgenodeError("mesh.loop: the loader has no batch")
+    return EdgenodeError(
         "mesh.loop: the second pass over the loader has no batch: the run needs many passes, "
         "so give it a DataLoader or a list, not a generator"
     )

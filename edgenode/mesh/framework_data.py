@@ -18,8 +18,8 @@ from edgenode.mesh.passes import Passes
 class FrameworkData(Passes[Any]):
     """A loader whose passes a framework begins. Each iteration is one pass."""
 
-    def __init__(self, loader: Any) -> None:
-        super().__init__(loader)
+    def __init__(self, loader: Any, samples: int | None = None) -> None:
+        super().__init__(loader, samples)
         self._keeps_its_position = False  # it may be ahead
         self._before = deque[dict[str, Any]]()  # the generators before the fetch of each batch that is not trained
         self._ended = False
@@ -37,7 +37,7 @@ class FrameworkData(Passes[Any]):
         return len(self._loader)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        if self._began is not None:
+        if self._began is not None and self._resume is None:
             self.number, self.taken = self.number + 1, 0
         fetched_before = self._resume["before"] if self._resume is not None else []
         self._before.clear()
