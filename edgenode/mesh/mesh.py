@@ -108,8 +108,7 @@ class Mesh:
         self._local_steps = mesh_options.local_steps(self._options)
         self._shared = self._options.config.task.shared or None if shared is None else shared
         misuse.refuse_unfit(model, self._shared, kept)
-        self._samples = samples
-        self._model, self._kept, self._parameters = model, kept, dict(model.named_parameters())
+        self._model, self._kept, self._samples, self._parameters = model, kept, samples, dict(model.named_parameters())
         self._test: Callable[[], float] | None = None
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
