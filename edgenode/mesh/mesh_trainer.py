@@ -172,7 +172,10 @@ class MeshTrainer:
             name = getattr(test, "__name__", "the function")
             return checked_accuracy(_number(test(), f"mesh.evaluate: what {name} returned"), name)
 
-    tests_alike = False
+    @property
+    def tests_alike(self) -> bool:
+        """Return whether the test of this node decides, as a part of the model is for its data alone."""
+        return self._flat.own_size > 0
 
     def untrained(self) -> None:
         """A program that resumes makes another model."""

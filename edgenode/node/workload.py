@@ -62,7 +62,8 @@ class Trainer(Protocol):
         remedy: the key to lower if training diverges.
         samples: training samples of this node.
         metadata: the description of the model for a reader of its tensors.
-        tests_alike: all nodes test with the same data.
+        tests_alike: a model that is worse in the node's test is worse. All nodes test with the same data, or a part of
+            the model is for this node's data alone.
     """
 
     @property

@@ -68,7 +68,7 @@ class TaskTrainer:
 
     Attributes:
         remedy: the key to lower if training diverges.
-        tests_alike: all nodes test whole models with the same data.
+        tests_alike: its test decides. All nodes test with the same data, or a part of the model is for its data alone.
 
     Raises:
         ConfigError: the task cannot be trained.
@@ -97,7 +97,7 @@ class TaskTrainer:
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
         self.rounds_per_epoch = run.rounds_per_epoch
-        self.tests_alike = data.test is not None and not data.own and not self._flat.own_size
+        self.tests_alike = data.test is not None and (not data.own or self._flat.own_size > 0)
 
     @property
     def staging(self) -> Vector | None:

@@ -156,3 +156,30 @@ def test_key_of_the_file_is_the_default(make_mesh: MakeMesh) -> None:
     with pytest.raises(ConfigError, match="shared: 'trunk' matches no trainable parameter"):
         make_mesh(Net(3), settings={"task.shared": ["trunk"]})
     make_mesh(Net(3), shared="body", settings={"task.shared": ["trunk"]})
+
+
+def test_critic_stays_local_while_generators_are_averaged(tmp_path: Path) -> None:
+    """Two nodes with optimisers of their own for each network. Generators of other data end alike, critics do not."""
+    where, nets = addresses(2, tmp_path), [nn.ModuleDict(), nn.ModuleDict()]
+    settings = {"run.nodes": 2, "run.rounds": 30, "algorithm.name": "sgp"}
+
+    def node(i: int) -> None:
+        torch.manual_seed(i)
+        nets[i].update({"generator": nn.Linear(2, 1), "critic": nn.Linear(1, 1)})
+        generator, critic = nets[i]["generator"], nets[i]["critic"]
+        of_generator = torch.optim.SGD(generator.parameters(), lr=0.02)
+        of_critic = torch.optim.SGD(critic.parameters(), lr=0.02)
+        mesh = Mesh(nets[i], None, of_generator, of_critic, shared=generator, settings=settings, **where[i])
+        for real in mesh.loop([torch.full((4, 1), float(i))]):
+            noise = torch.ones(4, 2)
+            of_critic.zero_grad()
+            (critic(generator(noise).detach()).mean() - critic(real).mean() + critic.weight.square().sum()).backward()
+            of_critic.step()
+            of_generator.zero_grad()
+            (-critic(generator(noise)).mean()).backward()
+            of_generator.step()
+            mesh.step()
+
+    together(2, node)
+    assert torch.allclose(nets[0]["generator"].weight, nets[1]["generator"].weight, atol=0.02)
+    assert not torch.allclose(nets[0]["critic"].weight, nets[1]["critic"].weight, atol=0.1)

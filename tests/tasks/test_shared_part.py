@@ -11,9 +11,12 @@ from torch import nn
 
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.tasks.flat_params import FlatModel, FlatParameters
+from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.shared_part import Shared
-from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run
+from edgenode.tasks.task import RunLength
+from edgenode.tasks.trainer import TaskTrainer
+from tests.tasks.small_trainer import NODE, Digits, digits_trainer, local_update, run
 
 CPU = torch.device("cpu")
 
@@ -136,3 +139,12 @@ def test_own_part_of_another_shape_is_not_restored() -> None:
     ):
         other.load_local_state(state)
     assert all(np.array_equal(value, before[name]) for name, value in other.local_state().items())
+
+
+@pytest.mark.parametrize(("shared", "decides"), [((), False), (("body",), True)])
+def test_own_test_decides_where_a_part_is_for_the_own_data(shared: tuple[str, ...], decides: bool) -> None:
+    """An average that is worse in the node's test may be better for all, but not for its own head."""
+    task = Digits(Net)
+    data = LocalData.whole(task.train_data(NODE), task.test_data(NODE))
+    found = TaskTrainer(task, data, TrainSettings(shared=shared), RunLength(10, 1), seed=0)
+    assert found.tests_alike == decides
