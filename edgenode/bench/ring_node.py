@@ -25,6 +25,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.topology.period import DataSize, Epoch
+from edgenode.evaluation import NOT_TESTED, Evaluation
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.credentials import node_security
 from edgenode.node.node_options import node_options
@@ -99,8 +100,8 @@ class FreeSteps:
             self.stamps.append((time.process_time(), time.perf_counter()))
         return LocalStep(self._zeros, None, is_difference=True)
 
-    def evaluate(self, z: Floats) -> None:
-        return None
+    def evaluate(self, z: Floats) -> Evaluation:
+        return NOT_TESTED
 
     def untrained(self) -> Floats:
         return self._zeros

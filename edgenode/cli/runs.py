@@ -181,7 +181,7 @@ def export(run: str, form: str, out: Path | None, state_dir: Path | None, cluste
     history = _history(state_dir, cluster)
     samples = history.samples(_run(history, run)["id"])
     if form == "json":
-        text = json.dumps(samples) + "\n"
+        text = json.dumps([{**s, "metrics": json.loads(s["metrics"] or "{}")} for s in samples]) + "\n"
     else:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, samples[0] if samples else ["at_s"], lineterminator="\n")

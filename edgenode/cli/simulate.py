@@ -144,6 +144,9 @@ def _print(result: dict[str, Any], out: Path | None) -> None:
             f"{kind} accuracy {result['mean_test_accuracy']:.2%} (mean of {len(accuracies)} nodes; "
             f"{min(accuracies):.2%} to {max(accuracies):.2%})"
         )
+    if result["mean_metrics"]:
+        means = ", ".join(f"{name} {value:.4g}" for name, value in result["mean_metrics"].items())
+        click.echo(f"{means} (mean of the nodes)")
     sent, factor = sum(node["payload_bytes"] for node in nodes), result["compression_factor"]
     fewer = f", {less_than_uncompressed(factor)}" if factor else ""
     click.echo(

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from edgenode.errors import ConfigError
 from edgenode.mesh import Mesh
 from edgenode.mesh.framework_data import FrameworkData
+from edgenode.mesh.mesh_trainer import Measured
 
-F = TypeVar("F", bound=Callable[[], float])
+F = TypeVar("F", bound=Callable[[], Measured])
 Progress = dict[str, Any]
 
 
@@ -31,7 +32,7 @@ class FrameworkLoop:
 
     def __init__(self, config: str | Path | None, arguments: dict[str, Any]) -> None:
         self._config, self._arguments = config, arguments
-        self._test: Callable[[], float] | None = None
+        self._test: Callable[[], Measured] | None = None
         self._mesh: Mesh | None = None
         self._turns: Iterator[None] = iter(())
 
@@ -47,7 +48,7 @@ class FrameworkLoop:
         return self._mesh
 
     def evaluate(self, fn: F) -> F:
-        """Register what measures the accuracy of the model, as `Mesh.evaluate` does."""
+        """Register what tests the model, as `Mesh.evaluate` does."""
         self._test = fn
         return fn
 

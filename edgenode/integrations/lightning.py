@@ -16,8 +16,9 @@ from edgenode.errors import ConfigError
 from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse_several_processes
 from edgenode.mesh import Mesh
 from edgenode.mesh.framework_data import FrameworkData
+from edgenode.mesh.mesh_trainer import Measured
 
-F = TypeVar("F", bound=Callable[[], float])
+F = TypeVar("F", bound=Callable[[], Measured])
 
 
 class MeshCallback(Callback):  # type: ignore[misc]
@@ -49,7 +50,7 @@ class MeshCallback(Callback):  # type: ignore[misc]
         return self._loop.mesh
 
     def evaluate(self, fn: F) -> F:
-        """Register what measures the accuracy of the module, as `edgenode.Mesh.evaluate` does."""
+        """Register what tests the module, as `edgenode.Mesh.evaluate` does."""
         return self._loop.evaluate(fn)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

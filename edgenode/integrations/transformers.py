@@ -16,11 +16,12 @@ from edgenode.errors import ConfigError
 from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse_several_processes
 from edgenode.mesh import Mesh
 from edgenode.mesh.framework_data import FrameworkData
+from edgenode.mesh.mesh_trainer import Measured
 from edgenode.tasks.flat_params import FlatParameters, Vector
 
 log = structlog.get_logger()
 
-F = TypeVar("F", bound=Callable[[], float])
+F = TypeVar("F", bound=Callable[[], Measured])
 
 
 class MeshCallback(TrainerCallback):  # type: ignore[misc]
@@ -57,7 +58,7 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         return self._loop.mesh
 
     def evaluate(self, fn: F) -> F:
-        """Register what measures the accuracy of the model, as `edgenode.Mesh.evaluate` does."""
+        """Register what tests the model, as `edgenode.Mesh.evaluate` does."""
         return self._loop.evaluate(fn)
 
     def on_train_begin(

@@ -17,7 +17,7 @@ from edgenode.errors import ConfigError, EdgenodeError, described
 from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
-from edgenode.mesh.mesh_trainer import MeshTrainer, Stateful
+from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, Stateful
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
 from edgenode.mesh.worker import UserThread
@@ -26,7 +26,7 @@ from edgenode.tasks.shared_part import Shared
 log = structlog.get_logger()
 
 B = TypeVar("B")
-F = TypeVar("F", bound=Callable[[], float])
+F = TypeVar("F", bound=Callable[[], Measured])
 
 
 class Mesh:
@@ -109,7 +109,7 @@ class Mesh:
         self._shared = self._options.config.task.shared or None if shared is None else shared
         misuse.refuse_unfit(model, self._shared, kept)
         self._model, self._kept, self._samples, self._parameters = model, kept, samples, dict(model.named_parameters())
-        self._test: Callable[[], float] | None = None
+        self._test: Callable[[], Measured] | None = None
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
         self._node: NodeThread | None = None
@@ -147,11 +147,10 @@ class Mesh:
         broke_off = self._ending is not None and self._ending.broke_off
         misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
-        passes = prepared.passes_over(loader, self._samples)
+        self._passes = passes = prepared.passes_over(loader, self._samples)
         misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
-        self._passes = passes
         self._trainer = trainer = MeshTrainer(
             self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test, self._shared
         )
@@ -236,14 +235,15 @@ class Mesh:
     # --- evaluation and state -----------------------------------------------------------------------
 
     def evaluate(self, fn: F) -> F:
-        """Register what measures the accuracy of the model. Usable as a decorator.
+        """Register what tests the model. Usable as a decorator.
 
         The function is called in the rounds of ``run.evaluate_every`` and at the end, in the thread of the loop. The
         model is then in evaluation mode and holds the mixed model, and gradients are off. Random numbers that it draws
         have no effect on the training.
 
         Args:
-            fn: takes nothing and returns one number from 0 to 1. Status and logs show it in percent.
+            fn: takes nothing and returns the accuracy, a number from 0 to 1, or a dict of up to 16 metrics, with
+                the same names each time. The first is the accuracy, or is called ``"loss"``, where less is better.
 
         Examples:
             >>> @mesh.evaluate

@@ -25,9 +25,10 @@ from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.trained_model import LazyModel
 from edgenode.core.topology.period import DataSize
 from edgenode.core.wording import counted
-from edgenode.errors import CheckpointError, Diverged, EdgenodeError, in_words
+from edgenode.errors import CheckpointError, Diverged, in_words
+from edgenode.evaluation import NOT_TESTED, Evaluation, Evaluations, number
 from edgenode.mesh import random_state
-from edgenode.mesh.misuse import OptimiserWatch, checked_accuracy
+from edgenode.mesh.misuse import OptimiserWatch
 from edgenode.mesh.passes import Passes
 from edgenode.node.workload import ModelSize
 from edgenode.tasks.flat_params import FlatParameters
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 Arrays = dict[str, NDArray[Any]]
+Measured = float | Mapping[str, float]
+"""What a test of the user returns."""
 
 _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
 _KEPT = re.compile(rf"({_OBJECT}|{_SCHEDULE})\.\d+\.json")
@@ -62,7 +65,7 @@ class MeshTrainer:
         passes: the loader of the loop.
         local_steps: steps of a round.
         extra: the user's own state, for checkpoints.
-        test: returns what measures the accuracy of the model as it is, or None.
+        test: returns what tests the model as it is, or None.
         shared: the parts of the model that all nodes share. None is all of it.
 
     Attributes:
@@ -77,13 +80,14 @@ class MeshTrainer:
         passes: Passes[Any],
         local_steps: int,
         extra: dict[str, Any],
-        test: Callable[[], Callable[[], float] | None],
+        test: Callable[[], Callable[[], Measured] | None],
         shared: Shared = None,
     ) -> None:
         self._flat = FlatParameters(model, shared)
         self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
         self._watch = OptimiserWatch(self._flat.trained.values(), kept)
         self._local_steps = local_steps
+        self._evaluations = Evaluations()
         self._losses: list[float] = []
         self._steps = 0
         self.round = 0
@@ -137,7 +141,7 @@ class MeshTrainer:
             EdgenodeError: the loss is not one number.
         """
         if loss is not None:
-            self._losses.append(_number(loss, "mesh.step: loss"))
+            self._losses.append(number(loss, "mesh.step: loss"))
         self._steps += 1
         self._watch.end_step()
         return self._steps >= self._local_steps
@@ -157,20 +161,20 @@ class MeshTrainer:
 
     # --- evaluation ---------------------------------------------------------------------------------
 
-    def evaluate(self, z: Floats) -> float | None:
-        """Return the accuracy of z [d] from the user's function, in evaluation mode and without gradients.
+    def evaluate(self, z: Floats) -> Evaluation:
+        """Return what the user's function measures of z [d], in evaluation mode and without gradients.
 
         It may draw random numbers, which has no effect on the training.
 
         Raises:
-            EdgenodeError: it is not a number from 0 to 1.
+            EdgenodeError: it is not what an evaluation can be.
         """
         self._flat.load(z)
         if (test := self._test()) is None:
-            return None
+            return NOT_TESTED
         with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
             name = getattr(test, "__name__", "the function")
-            return checked_accuracy(_number(test(), f"mesh.evaluate: what {name} returned"), name)
+            return self._evaluations.read(test(), f"mesh.evaluate: {name}")
 
     @property
     def tests_alike(self) -> bool:
@@ -181,7 +185,7 @@ class MeshTrainer:
         """A program that resumes makes another model."""
 
     def loss(self, z: Floats) -> float | None:
-        accuracy = self.evaluate(z)
+        accuracy = self.evaluate(z).accuracy
         return None if accuracy is None else 1.0 - accuracy
 
     def measure_statistics(self, z: Floats) -> None:
@@ -284,15 +288,6 @@ def _plain(tensor: Tensor) -> Tensor:
     if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
         return tensor.detach().float()
     return tensor.detach()
-
-
-def _number(value: Any, what: str) -> float:
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise EdgenodeError(f"{what} has shape {tuple(value.shape)}, but it must be one number, as of loss.mean()")
-    try:
-        return float(value.detach() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError):
-        raise EdgenodeError(f"{what} is {value!r}, but it must be a number") from None
 
 
 @contextmanager

@@ -191,18 +191,6 @@ def refuse_wrong_step(is_over: bool, in_thread_of_loop: bool, has_batch: bool) -
         )
 
 
-def checked_accuracy(value: float, name: str) -> float:
-    """Return the result of an evaluation.
-
-    Raises:
-        EdgenodeError: it is not a fraction.
-    """
-    if 0 <= value <= 1:
-        return value
-    percent = f": return {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
-    raise EdgenodeError(f"mesh.evaluate: {name} returned {value:g}, but an accuracy is a fraction from 0 to 1{percent}")
-
-
 class OptimiserWatch:
     """Warns once if an optimiser that the Mesh does not keep steps the parameters, or if none that it keeps steps.
 

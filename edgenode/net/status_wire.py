@@ -19,6 +19,7 @@ from edgenode.core.protocol.status import (
     PendingChange,
 )
 from edgenode.errors import RemoteProtocolError
+from edgenode.evaluation import MOST_METRICS, Metric
 from edgenode.names import is_name
 from edgenode.net.converter import Converter, each, enum, judged, message
 from edgenode.net.proto import control_pb2, operator_pb2
@@ -65,6 +66,12 @@ def _credible(fault: Fault) -> Fault:
     return fault
 
 
+def _measured(metric: Metric) -> Metric:
+    if not (is_name(metric.name) and math.isfinite(metric.value)):
+        raise RemoteProtocolError(f"malformed report: a metric {metric.name[:80]!a} of {metric.value}")
+    return metric
+
+
 def _measured_or_none(score: float | None) -> float | None:
     """A score. None for one that only a run that diverges can have."""
     return score if score is not None and abs(score) <= _LARGEST_FIGURE else None
@@ -103,6 +110,7 @@ NODE_STATUS = message(
     state=_STATE,
     loss=_SCORE,
     accuracy=_SCORE,
+    metrics=each(message(Metric, control_pb2.Metric, _measured), MOST_METRICS),
     waiting_for=each(NAME, _MOST_NAMES),
     power_sensor=_TEXT,
     sketch=Converter(tuple, _finite),

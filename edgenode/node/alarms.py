@@ -54,8 +54,11 @@ class Alarms:
         if self._learner.algorithm_spec.gossips(t - 1):
             return None
         losses, score = self._losses, self._stats.accuracy
-        if score is None and losses:
-            score = 1 / (1 + sum(losses) / len(losses))
+        loss = self._stats.evaluation.loss
+        if loss is None and losses:
+            loss = sum(losses) / len(losses)
+        if score is None and loss is not None and loss > -1:
+            score = 1 / (1 + loss)
         mixed = ", ".join(sorted(self.of_messages.mixed)) or "no other node"
         losses.clear()
         self.of_messages.mixed.clear()

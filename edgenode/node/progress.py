@@ -222,7 +222,9 @@ class ProgressReporter:
 
     def evaluated(self, t: int, accuracy: float | None) -> None:
         """The model after ``t`` rounds has been tested, if there is something to test it with."""
-        if accuracy is not None:
+        if metrics := self._replica.stats.evaluation.metrics:
+            log.info("test metrics", round=t, metrics={m.name: round(m.value, 4) for m in metrics})
+        elif accuracy is not None:
             log.info("test accuracy", round=t, accuracy=round(accuracy, 4))
 
     def halt_ordered(self, halt: Halt) -> None:
@@ -263,6 +265,7 @@ class ProgressReporter:
             rounds=snapshot.end,
             loss=stats.loss,
             accuracy=stats.accuracy,
+            metrics=stats.evaluation.metrics,
             round_s=self._round_timer.round_s,
             sketch_round=stats.sketch_round,
             sketch=tuple(stats.sketch),

@@ -39,6 +39,7 @@ from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.evaluation import by_name
 from edgenode.node.alarms import Alarms
 from edgenode.node.model_server import packed, take_over
 from edgenode.node.stats import COUNTS, NodeStats
@@ -246,9 +247,9 @@ class Replica:
         return Abort(f"training diverged at {self.name} in round {t}: {what}; lower {' or '.join(lower)}")
 
     def evaluate(self, z: Floats) -> float | None:
-        """The test accuracy of z [d], 0 to 1, if there is one. It is counted."""
-        self.stats.accuracy = accuracy = self.trainer.evaluate(z)
-        return accuracy
+        """The test accuracy of z [d], 0 to 1, if there is one. The stats keep the whole evaluation."""
+        self.stats.evaluation = self.trainer.evaluate(z)
+        return self.stats.accuracy
 
     def final(self, finish: Finish, out: Floats | None = None) -> Floats:
         """The final z: a new vector, or ``out`` [d]. It is the own model if the node refused the average."""
@@ -321,10 +322,11 @@ class Replica:
 
     def result(self, rounds: int, test_accuracy: float | None) -> NodeResult:
         """This node's row of result.json."""
-        sent: dict[str, Any] = {name: self.stats.counts[name] for name in SENT}
+        kept: dict[str, Any] = {name: self.stats.counts[name] for name in SENT}
+        kept["metrics"] = by_name(self.stats.evaluation.metrics)
         refusal = self.alarms.refusal.reason if self.alarms.refusal else None
         return NodeResult(
-            node=self.name, test_accuracy=test_accuracy, u=self.stats.u, rounds=rounds, refusal=refusal, **sent
+            node=self.name, test_accuracy=test_accuracy, u=self.stats.u, rounds=rounds, refusal=refusal, **kept
         )
 
     # --- the model for others -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.protocol.status import COUNTERS
+from edgenode.evaluation import NOT_TESTED, Evaluation
 
 COUNTS = (*COUNTERS, "alarms")
 """The names of a node's counts over all its processes, for reports, checkpoints and result.json."""
@@ -19,11 +20,16 @@ class NodeStats:
     good_until: int | None = None  # of a checkpoint that was written while something was wrong
     refused: bool = False  # the average of the last phase
     loss: float | None = None
-    accuracy: float | None = None
+    evaluation: Evaluation = NOT_TESTED  # the last one
     before_average: float | None = None  # the last accuracy measured before the final gossip
     u: float = 1.0
     sketch_round: int = 0
     sketch: list[float] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy at the last evaluation, if it had one."""
+        return self.evaluation.accuracy
 
     def count(self, **more: int) -> None:
         """Add to the counts of these names."""

@@ -20,6 +20,7 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.canonical import canonical, digest
 from edgenode.core.topology.period import DataSize, Epoch
+from edgenode.evaluation import Evaluation
 from edgenode.node.background import Worker
 from edgenode.storage.checkpoints import CheckpointStore
 
@@ -105,8 +106,8 @@ class Trainer(Protocol):
         """
         ...
 
-    def evaluate(self, z: Floats) -> float | None:
-        """The test accuracy of z [d], 0 to 1. None if there is nothing to test with."""
+    def evaluate(self, z: Floats) -> Evaluation:
+        """What a test says of z [d]. `NOT_TESTED` if there is nothing to test with."""
         ...
 
     def loss(self, z: Floats) -> float | None:

@@ -134,7 +134,7 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
 
 def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
     gauges, counters = _filled(GaugeMetricFamily, _GAUGES, nodes), _filled(CounterMetricFamily, _COUNTERS, nodes)
-    return [*gauges, _states(nodes), *counters, _sent(nodes), _faults(nodes)]
+    return [*gauges, _states(nodes), _tested(nodes), *counters, _sent(nodes), _faults(nodes)]
 
 
 def _single(name: str, text: str, value: float) -> Metric:
@@ -158,6 +158,15 @@ def _states(nodes: Sequence[NodeView]) -> Metric:
         for state in NodeState:
             if state is not NodeState.UNSPECIFIED:
                 family.add_metric([node.node, state.value], float(node.status.state is state))
+    return family
+
+
+def _tested(nodes: Sequence[NodeView]) -> Metric:
+    text = "Named metric of the last evaluation, in its own unit."
+    family = GaugeMetricFamily("edgenode_test_metric", text, labels=["node", "metric"])
+    for node in nodes:
+        for metric in node.status.metrics:
+            family.add_metric([node.node, metric.name], metric.value)
     return family
 
 

@@ -12,6 +12,7 @@ from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import COUNTERS, ClusterStatus, Fault, LinkView, NodeState, NodeView
+from edgenode.evaluation import by_name
 from edgenode.net.interfaces import is_loopback
 from edgenode.security.subject import CONTROLLER
 
@@ -145,6 +146,7 @@ def node_json(node: NodeView) -> dict[str, Any]:
         "round_s": round(status.round_s, 4),
         "loss": status.loss,
         "accuracy": status.accuracy,
+        "metrics": by_name(status.metrics),
         "u": status.u,
         **{name: getattr(status, name) for name in COUNTERS},
         "waiting_for": list(status.waiting_for),

@@ -147,6 +147,7 @@ class Tracking:
     def _pass_on(self, tracker: Tracker, status: ClusterStatus) -> None:
         for node in status.nodes:
             known = {name: value(node.status) for name, value in _VALUES.items()}
+            known |= {f"test/{metric.name}": metric.value for metric in node.status.metrics}
             self._log_new(tracker, node.node, node.status.round, known)
         known = {"consensus_distance": status.consensus_distance}
         self._log_new(tracker, _CLUSTER, status.consensus_round, known)

@@ -47,6 +47,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
+from edgenode.evaluation import Evaluation
 from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.task_workload import TaskWorkload
@@ -307,7 +308,7 @@ class Simulation:
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept: dict[str, Any] = json.loads((self._out / _BEFORE_GOSSIP).read_text())
             for row in kept["nodes"]:
-                self._replicas[row["node"]].stats.accuracy = row["test_accuracy"]
+                self._replicas[row["node"]].stats.evaluation = Evaluation(row["test_accuracy"])
             return kept
         return None
 
@@ -321,9 +322,8 @@ class Simulation:
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._replicas)
-        rows = [self._results[name] for name in names]
-        wall_s = time.monotonic() - self._began
-        result = result_file.summary(self._config, rows, wall_s, [self._models[name] for name in names])
+        rows, models = [self._results[name] for name in names], [self._models[name] for name in names]
+        result = result_file.summary(self._config, rows, time.monotonic() - self._began, models)
         if self._out is not None:
             for name in names:
                 self._replicas[name].publish(Publish(self._results[name].rounds, self._models[name]))

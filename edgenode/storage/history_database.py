@@ -16,7 +16,7 @@ COLUMNS = (
     "round", "accuracy", "loss", "u", *COUNTERS, "round_s", "holds_up_s", "peak_memory_bytes", "joules_per_round",
 )  # fmt: skip
 _APPLICATION = int.from_bytes(b"edgh")
-_FORMAT = 3
+_FORMAT = 4
 _BUSY_S = 2.0
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION};
@@ -50,6 +50,8 @@ CREATE TABLE sample (
     tick INTEGER NOT NULL,
     node TEXT NOT NULL,
     {", ".join(COLUMNS)},
+    metrics TEXT,  -- of the last evaluation, as a JSON object, if they have names
+    test_loss REAL,  -- the first of them, if it is the loss
     PRIMARY KEY (run, tick, node),
     FOREIGN KEY (run, tick) REFERENCES tick ON DELETE CASCADE
 ) WITHOUT ROWID;

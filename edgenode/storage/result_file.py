@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class NodeResult:
         peak_memory_bytes: the most memory that its process held.
         joules_per_round: energy of the whole board or processor in training. None without a sensor.
         power_sensor: the sensor that measured the energy, or why none did.
+        metrics: the named metrics of the last evaluation. Empty if the test returns a number alone.
         refusal: why it kept its own model in place of the average of the last phase. None if it did not.
     """
 
@@ -47,6 +48,7 @@ class NodeResult:
     joules_per_round: float | None = None
     power_sensor: str = "not measured"
     refusal: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def summary(
@@ -70,6 +72,7 @@ def summary(
         "compressor": describe_compressor(config),
         "nodes": [asdict(n) for n in nodes],
         "mean_test_accuracy": _mean([n.test_accuracy for n in nodes]),
+        "mean_metrics": mean_metrics([n.metrics for n in nodes]),
         "parameter_divergence_l2": l2,
         "parameter_divergence_mse": mse,
         "sum_u": sum(n.u for n in nodes),
@@ -82,6 +85,13 @@ def summary(
 def _mean(accuracies: Sequence[float | None]) -> float | None:
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     return sum(known) / len(known) if known else None
+
+
+def mean_metrics(of_nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the nodes that have it."""
+    names = dict.fromkeys(name for metrics in of_nodes for name in metrics)
+    found = {name: [metrics[name] for metrics in of_nodes if name in metrics] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def divergence(models: Sequence[Floats]) -> tuple[float, float]:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeView
+from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeStatus, NodeView
+from edgenode.evaluation import by_name, loss_of
 from edgenode.storage.history_database import COLUMNS, opened, rows
 
 NAME = "history.sqlite3"
@@ -86,10 +88,10 @@ class RunHistory:
         return rows(self.path, query)
 
     def samples(self, run: int) -> list[dict[str, Any]]:
-        """All samples of a run, by time and node."""
+        """All samples of a run, by time and node. Named metrics are a JSON object, or None."""
         query = (
             "SELECT tick.at_s, tick.graph, tick.consensus_distance, sample.node, "
-            f"{', '.join(f'sample.{column}' for column in COLUMNS)} FROM sample "
+            f"{', '.join(f'sample.{column}' for column in COLUMNS)}, sample.metrics FROM sample "
             "JOIN tick ON tick.run = sample.run AND tick.number = sample.tick WHERE sample.run = ? ORDER BY tick, node"
         )
         return rows(self.path, query, run)
@@ -105,10 +107,10 @@ class RunHistory:
         return {name: {**figures, **counts[name]} for name, figures in nodes.items()}
 
     def curve(self, run: int) -> list[dict[str, Any]]:
-        """Every moment: means of accuracy and loss over the nodes, and bytes of all nodes together."""
+        """Every moment: means of accuracy and losses over the nodes, and bytes of all nodes together."""
         query = (
             "SELECT at_s, graph, consensus_distance, tick.round, avg(accuracy) AS accuracy, avg(loss) AS loss, "
-            "tick.payload_bytes, tick.dense_bytes FROM tick "
+            "avg(test_loss) AS test_loss, tick.payload_bytes, tick.dense_bytes FROM tick "
             "JOIN sample ON tick.run = sample.run AND tick.number = sample.tick "
             "WHERE tick.run = ? GROUP BY number ORDER BY number"
         )
@@ -236,9 +238,12 @@ class Recorder:
              _stored(status.payload_bytes), _stored(status.dense_bytes)),
         )  # fmt: skip
         database.executemany(
-            f"INSERT INTO sample (run, tick, node, {', '.join(COLUMNS)}) "
-            f"VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))})",
-            [(self.run, self._tick, node.node, *(_figure(node, name) for name in COLUMNS)) for node in status.nodes],
+            f"INSERT INTO sample (run, tick, node, {', '.join(COLUMNS)}, metrics, test_loss) "
+            f"VALUES (?, ?, ?, {', '.join('?' * len(COLUMNS))}, ?, ?)",
+            [
+                (self.run, self._tick, node.node, *(_figure(node, name) for name in COLUMNS), *_tested(node.status))
+                for node in status.nodes
+            ],
         )
         database.executemany(
             f"REPLACE INTO node_count (run, node, {', '.join(COUNTERS)}) "
@@ -266,6 +271,11 @@ def _figure(node: NodeView, column: str) -> float | None:
     if isinstance(figure, float):
         return round(figure, 6)
     return None if figure is None else _stored(figure)
+
+
+def _tested(status: NodeStatus) -> tuple[str | None, float | None]:
+    """The named metrics as JSON, and the loss of the test, if there are any."""
+    return (json.dumps(by_name(status.metrics)) if status.metrics else None), loss_of(status.metrics)
 
 
 def _stored(count: int) -> int:

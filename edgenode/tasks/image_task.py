@@ -111,7 +111,7 @@ class ImageTask(Task):
             images = augment.apply(images, augment.draw(len(images)))
         return self._normalised(images), labels
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | dict[str, float] | None:
         return super().evaluate(model, self._all_normalised(batches))
 
     def _all_normalised(self, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -114,8 +114,11 @@ class Task:
         inputs, targets = batch
         return functional.cross_entropy(model(inputs).float(), targets)
 
-    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | None:
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> float | dict[str, float] | None:
         """Return a score of the model, 0 to 1: by default its accuracy on (inputs, classes). None if there is no data.
+
+        Or return a dict of up to 16 metrics, with the same names each time. The first one is such a score, or it is the
+        ``"loss"``, where less is better.
 
         If samples have several classes, as the characters of a text, each counts. The model is in evaluation mode,
         and no gradients are recorded.

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgenode.errors import CheckpointError, ConfigError, Diverged
+from edgenode.evaluation import NOT_TESTED, Evaluation, Evaluations
 from edgenode.tasks.averaged_buffers import AveragedBuffers
 from edgenode.tasks.batches import Batches, all_batches
 from edgenode.tasks.devices import deterministic, find_device, precision
@@ -93,6 +94,7 @@ class TaskTrainer:
         self._read.set()
         count = settings.local_steps
         self._steps = MeasuredSteps() if count == "auto" else Steps(count)
+        self._evaluations = Evaluations()
         self._averaged = AveragedBuffers(self._flat if settings.buffers == "average" else None)
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
@@ -208,8 +210,11 @@ class TaskTrainer:
 
     # evaluation ----------------------------------------------------------------------------------------
 
-    def evaluate(self, z: Vector) -> float | None:
-        """Return the task's measure of the model `z` [size], or None without test data. Changes no local state."""
+    def evaluate(self, z: Vector) -> Evaluation:
+        """Return what the task measures of the model `z` [size] with its test data. Changes no local state.
+
+        Raises EdgenodeError if it is not what an evaluation can be.
+        """
         return self._measure(z, self._test_batches())
 
     def _test_batches(self) -> Iterable[Batch]:
@@ -218,24 +223,30 @@ class TaskTrainer:
 
     def accuracy_on(self, other: TaskTrainer, z: Vector) -> float | None:
         """Return the measure of the model `z` [size], with this node's buffers, on a sample of another's data."""
-        return self._measure(z, [other.batches.sample()])
+        return self._measure(z, [other.batches.sample()]).accuracy
 
-    def _measure(self, z: Vector, batches: Iterable[Batch]) -> float | None:
+    def _measure(self, z: Vector, batches: Iterable[Batch]) -> Evaluation:
         self._load(z)
         self._flat.model.eval()
         try:
             with torch.inference_mode(), self._layers:
-                return self._task.evaluate(self._flat.model, batches)
+                measured = self._task.evaluate(self._flat.model, batches)
         finally:
             self._flat.model.train()
+        source = f"{type(self._task).__name__}.evaluate"
+        return NOT_TESTED if measured is None else self._evaluations.read(measured, source)
 
     def loss(self, z: Vector) -> float:
-        """Return the share of test samples that `z` [size] gets wrong, or the mean loss on a sample of this shard."""
+        """Return the share of test samples that `z` [size] gets wrong, or its loss: that of the test if it is the first
+        metric, or the mean on a sample of this shard.
+        """
         buffers = [(tensor, tensor.clone()) for tensor in self._flat.model.buffers()]
         self.measure_statistics(z)
-        accuracy = self.evaluate(z)
-        with torch.no_grad(), self._drawing(0):
-            loss = float(self._loss(self.batches.sample())) if accuracy is None else 1.0 - accuracy
+        tested = self.evaluate(z)
+        loss = tested.loss if tested.accuracy is None else 1.0 - tested.accuracy
+        if loss is None:
+            with torch.no_grad(), self._drawing(0):
+                loss = float(self._loss(self.batches.sample()))
         for tensor, before in buffers:
             tensor.copy_(before)
         return loss

@@ -251,6 +251,20 @@ def test_evaluation_sees_the_model_at_rest_and_leaves_no_trace(make_mesh: MakeMe
     assert mesh.result["mean_test_accuracy"] == 0.25
 
 
+def test_named_metrics_reach_log_and_result(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    mesh = make_mesh(model, optimizer, schedule)
+    mesh.evaluate(lambda: {"loss": torch.tensor(2.5), "perplexity": 12.25})
+    with capture_logs() as logged:
+        train(mesh, model, optimizer, schedule)
+    lines = [(entry["round"], entry["metrics"]) for entry in logged if entry["event"] == "test metrics"]
+    assert lines[0] == (4, {"loss": 2.5, "perplexity": 12.25})
+    assert mesh.result is not None
+    (node,) = mesh.result["nodes"]
+    assert (node["test_accuracy"], node["metrics"]) == (None, {"loss": 2.5, "perplexity": 12.25})
+    assert mesh.result["mean_metrics"] == {"loss": 2.5, "perplexity": 12.25}
+
+
 def test_layers_keep_their_mode_through_an_evaluation(make_mesh: MakeMesh) -> None:
     model, optimizer, schedule = parts()
     model.body[1].eval()
@@ -522,7 +536,9 @@ def test_an_evaluation_without_a_number_is_an_error(make_mesh: MakeMesh) -> None
     def accuracy() -> Any:
         return None
 
-    with pytest.raises(EdgenodeError, match=r"mesh\.evaluate: what accuracy returned is None, but it must be a number"):
+    with pytest.raises(
+        EdgenodeError, match=r"mesh\.evaluate: accuracy returned a result that is None, but it must be a number"
+    ):
         train(mesh, model, optimizer, schedule)
 
 

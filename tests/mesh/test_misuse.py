@@ -166,12 +166,13 @@ def test_a_model_that_is_moved_before_the_loop_is_accepted(make_mesh: MakeMesh) 
     ("returned", "reason"),
     [
         (93.5, "accuracy returned 93.5, but an accuracy is a fraction from 0 to 1: return 0.935 for 93.5 %"),
-        (torch.tensor(250.0), "accuracy returned 250, but an accuracy is a fraction from 0 to 1$"),
-        (-0.1, "accuracy returned -0.1, but an accuracy is a fraction from 0 to 1$"),
-        (float("nan"), "accuracy returned nan, but an accuracy is a fraction from 0 to 1$"),
+        (
+            {"perplexity": 12.5},
+            "accuracy returned perplexity = 12.5 first, but the first metric is a fraction from 0 to",
+        ),
     ],
 )
-def test_an_accuracy_that_is_no_fraction_is_refused(make_mesh: MakeMesh, returned: Any, reason: str) -> None:
+def test_an_evaluation_that_is_none_is_refused(make_mesh: MakeMesh, returned: Any, reason: str) -> None:
     mesh = make_mesh(nn.Linear(2, 1))
 
     @mesh.evaluate

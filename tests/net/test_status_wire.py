@@ -13,6 +13,7 @@ from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeS
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
+from edgenode.evaluation import Metric
 from edgenode.net.proto import control_pb2, operator_pb2
 from edgenode.net.status_wire import CLUSTER_STATUS, NODE_STATUS
 from edgenode.observability.model_sketch import BUCKETS
@@ -23,6 +24,7 @@ FULL = NodeStatus(
     rounds=9,
     loss=0.5,
     accuracy=0.75,
+    metrics=(Metric("auc", 0.75), Metric("return", -187.5)),
     u=1.25,
     messages=8,
     payload_bytes=100,
@@ -103,6 +105,17 @@ def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) 
 def test_report_with_an_impossible_fault_is_rejected(fault: Fault) -> None:
     with pytest.raises(RemoteProtocolError, match=r"malformed report: .* faults"):
         NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(faults=(fault,))))
+
+
+@pytest.mark.parametrize("metric", [Metric("\x1b[2J", 1.0), Metric("auc", float("nan")), Metric("auc", float("inf"))])
+def test_report_with_an_impossible_metric_is_rejected(metric: Metric) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"malformed report: a metric"):
+        NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(metrics=(metric,))))
+
+
+def test_metrics_beyond_the_most_are_ignored() -> None:
+    metrics = tuple(Metric(f"m{i}", 0.5) for i in range(1000))
+    assert NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(metrics=metrics))).metrics == metrics[:16]
 
 
 def test_measures_of_a_training_loop_are_any_finite_numbers() -> None:

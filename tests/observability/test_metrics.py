@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgenode.core.protocol.status import Fault, NodeState
+from edgenode.evaluation import Metric
 from edgenode.observability.metrics import cluster_metrics, node_metrics
 from tests.cli.test_status_table import a_node, a_plan, a_status
 
@@ -23,6 +24,7 @@ def a_cluster(distance: float | None = 0.5) -> bytes:
         faults=faults,
         save_error_s=2.5,
         accuracy=0.25,
+        metrics=(Metric("auc", 0.25), Metric("return", -187.5)),
         payload_bytes=1000,
         gossip_bytes=300,
         messages=7,
@@ -48,6 +50,8 @@ def test_cluster_metrics_have_a_label_per_node() -> None:
     assert found["edgenode_sent_bytes_total", "node=n0", "phase=gossip"] == 300
     assert found["edgenode_peer_faults_total", "kind=push", "node=n0", "peer=n1"] == 3
     assert found["edgenode_peer_faults_total", "kind=report", "node=controller", 'peer=n"1'] == 2
+    assert found["edgenode_test_metric", "metric=auc", "node=n0"] == 0.25
+    assert found["edgenode_test_metric", "metric=return", "node=n0"] == -187.5
     assert found["edgenode_messages_total", "node=n0"] == 7
     assert found["edgenode_state", "node=n0", "state=running"] == 1
     assert (found["edgenode_save_error_seconds", "node=n0"], found["edgenode_save_error_seconds", 'node=n"1']) == (

@@ -16,6 +16,7 @@ from edgenode.config.schema import Config
 from edgenode.config.sections import RunSection
 from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeStatus, NodeView
 from edgenode.errors import ConfigError
+from edgenode.evaluation import Metric
 from edgenode.observability import tracking
 from edgenode.observability.tracking import Tracker, Tracking, checked_target, open_tracker
 from tests.e2e.fleet import until
@@ -75,6 +76,14 @@ async def test_round_is_passed_on_once_and_without_unknown_values(monkeypatch: p
     assert [(node, t) for node, t, _ in tracker.logged] == [("n0", 5), ("n0", 6), ("cluster", 6)]
     assert tracker.logged[0][2]["loss"] == 0.2 and "accuracy" not in tracker.logged[0][2]
     assert tracker.closed == [True]
+
+
+async def test_named_metrics_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Recorder()
+    tested = NodeStatus(round=5, accuracy=0.75, metrics=(Metric("auc", 0.75), Metric("return", -187.5)))
+    await tracked(tracker, monkeypatch, ClusterStatus("home", nodes=(NodeView("n0", status=tested),)))
+    _, _, values = tracker.logged[0]
+    assert (values["accuracy"], values["test/auc"], values["test/return"]) == (0.75, 0.75, -187.5)
 
 
 async def test_failure_is_logged_once_and_tracking_continues(monkeypatch: pytest.MonkeyPatch) -> None:

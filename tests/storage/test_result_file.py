@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ NODES = [
 ]
 # documented keys, in their order
 KEYS = [
-    "schema", "algorithm", "compressor", "nodes", "mean_test_accuracy", "parameter_divergence_l2",
-    "parameter_divergence_mse", "sum_u", "compression_factor", "wall_s",
+    "schema", "algorithm", "compressor", "nodes", "mean_test_accuracy", "mean_metrics",
+    "parameter_divergence_l2", "parameter_divergence_mse", "sum_u", "compression_factor", "wall_s",
 ]  # fmt: skip
 NODE_KEYS = ["node", "test_accuracy", "u", "rounds", "messages", "payload_bytes", "wire_bytes"]
 
@@ -33,7 +33,7 @@ def test_result_has_the_documented_keys() -> None:
     assert set(result) - set(KEYS) == {"config"}
     for node in result["nodes"]:
         assert [key for key in node if key in NODE_KEYS] == NODE_KEYS
-        others = {"dense_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor", "refusal"}
+        others = {"dense_bytes", "peak_memory_bytes", "joules_per_round", "power_sensor", "refusal", "metrics"}
         assert set(node) - set(NODE_KEYS) == others
         assert (node["joules_per_round"], node["power_sensor"], node["refusal"]) == (None, "not measured", None)
     assert result["schema"] == "edgenode/result/1"
@@ -45,6 +45,11 @@ def test_summary_computes_means_sums_and_ratios() -> None:
     assert (result["sum_u"], result["compression_factor"], result["wall_s"]) == (2.0, 50.0, 12.346)
     assert (result["algorithm"], result["compressor"]) == ("scsp", "topk-0.01-fitted1")
     assert result["config"]["run"]["nodes"] == 4
+
+
+def test_mean_of_a_metric_is_over_the_nodes_that_have_it() -> None:
+    measured = [replace(NODES[0], metrics={"auc": 0.5, "f1": 0.25}), replace(NODES[1], metrics={"auc": 0.75})]
+    assert result_file.summary(CONFIG, measured, 1.0)["mean_metrics"] == {"auc": 0.625, "f1": 0.25}
 
 
 def test_unknown_values_are_null() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from edgenode.core.protocol.status import COUNTERS, ClusterStatus, NodeState, No
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import CheckpointError
+from edgenode.evaluation import Metric
 from edgenode.storage import run_history
 from edgenode.storage.run_history import RESTARTED, Recorder, RunEvent, RunHistory, RunSoFar
 
@@ -65,6 +67,15 @@ def test_run_is_recorded_with_samples_curve_and_outcome(tmp_path: Path) -> None:
     curve = kept.curve(recorder.run)
     assert [(c["round"], c["accuracy"], c["graph"], c["consensus_distance"]) for c in curve][-1] == (9, 0.09, "a", 0.5)
     assert (len(curve), curve[-1]["loss"]) == (4, 0.25)
+
+
+def test_named_metrics_are_recorded_with_a_curve_of_the_test_loss(tmp_path: Path) -> None:
+    kept = RunHistory(tmp_path)
+    recorder = Recorder(kept, ABOUT)
+    metrics = (Metric("loss", 2.5), Metric("perplexity", 12.2))
+    recorder.note(a_status(1, accuracy=None, metrics=metrics), now=recorder._began)
+    assert json.loads(kept.samples(recorder.run)[0]["metrics"]) == {"loss": 2.5, "perplexity": 12.2}
+    assert [(c["accuracy"], c["test_loss"]) for c in kept.curve(recorder.run)] == [(None, 2.5)]
 
 
 def test_moments_are_recorded_only_when_due(tmp_path: Path) -> None:
@@ -207,5 +218,5 @@ def test_file_that_is_not_a_history_is_left_alone(tmp_path: Path) -> None:
         database.execute("PRAGMA user_version = 9")
         database.execute("CREATE TABLE other (x)")
         database.commit()
-    with pytest.raises(CheckpointError, match="it is not a history of format 3"):
+    with pytest.raises(CheckpointError, match="it is not a history of format 4"):
         Recorder(RunHistory(tmp_path), ABOUT)

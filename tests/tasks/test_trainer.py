@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgenode.errors import CheckpointError, ConfigError, Diverged, LocalProtocolError
+from edgenode.evaluation import Evaluation, Metric
 from edgenode.node.workload import SHARED_STATE
 from edgenode.tasks import datasets
 from edgenode.tasks.devices import find_device, precision
@@ -128,7 +130,7 @@ def test_bfloat16_applies_to_layers_and_not_to_kept_state() -> None:
     off = np.linalg.norm(step - exact) / np.linalg.norm(exact)
     assert 0 < off < 0.05  # a bfloat16 has eight significant bits
     assert {state.dtype for name, state in half.local_state().items() if "num_batches" not in name} == {np.dtype("f4")}
-    assert abs(half.evaluate(z) - full.evaluate(z)) < 0.05
+    assert abs(half.evaluate(z).accuracy - full.evaluate(z).accuracy) < 0.05
     assert len(seen) > 1 and set(seen) == {torch.bfloat16}
 
 
@@ -142,7 +144,7 @@ def test_memory_format_changes_only_how_images_lie() -> None:
     steps = [local_update(trainer.train(0, z.copy()), z) for trainer in (last, again, plain)]
     assert np.array_equal(steps[0], steps[1])
     assert np.linalg.norm(steps[0] - steps[2]) < 1e-4 * np.linalg.norm(steps[2])  # sums are in another order
-    assert abs(last.evaluate(z) - plain.evaluate(z)) < 0.02
+    assert abs(last.evaluate(z).accuracy - plain.evaluate(z).accuracy) < 0.02
     assert len(seen) > 1 and {images.stride()[1] for images in seen} == {1}
     ours, theirs = last.named_tensors(z), plain.named_tensors(z)
     assert ours.keys() == theirs.keys()
@@ -258,7 +260,18 @@ def test_exported_tensors_load_into_a_plain_model() -> None:
     found = datasets.load("digits")
     images = (found.test_images.float() - torch.tensor(found.mean)) / torch.tensor(found.std)
     right = (net(images).argmax(1) == found.test_labels).double().mean()
-    assert trainer.evaluate(z) == pytest.approx(float(right), abs=1e-12)
+    assert trainer.evaluate(z).accuracy == pytest.approx(float(right), abs=1e-12)
+
+
+def test_loss_is_that_of_the_test_if_it_is_the_first_metric() -> None:
+    class ByLoss(ImageTask):
+        def evaluate(self, model: nn.Module, batches: Any) -> dict[str, float]:
+            return {"loss": 7.5, "share": 0.5}
+
+    trainer = digits_trainer(torch.arange(40), ByLoss("digits", "small-cnn"), TrainSettings())
+    z = trainer.initial()
+    assert trainer.loss(z) == 7.5
+    assert trainer.evaluate(z) == Evaluation(None, (Metric("loss", 7.5), Metric("share", 0.5)))
 
 
 # the tasks of run.toml -------------------------------------------------------------------------------
@@ -274,7 +287,7 @@ def test_small_cnn_learns_the_digits() -> None:
     trainer = digits_trainer(torch.arange(1442), ImageTask("digits", "small-cnn"), TrainSettings(learning_rate=0.02))
     assert trainer.rounds_per_epoch == trainer.batches.per_pass == 46
     z = run(trainer, trainer.initial(), range(400))
-    assert trainer.evaluate(z) > 0.975
+    assert trainer.evaluate(z).accuracy > 0.975
 
 
 def test_digits_do_not_import_slow_libraries() -> None:

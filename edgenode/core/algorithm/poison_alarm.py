@@ -161,9 +161,10 @@ def _reason(level: float, expected: float, contribution: Contribution, members: 
 class EvaluationWatch:
     """Notices when the own evaluation collapses, and knows until which round all was well.
 
-    A score is the accuracy, 0 to 1. Where there is none it is 1 / (1 + loss), of the mean training loss since the last
-    evaluation. An evaluation collapses if its score is below half of the median of the last five, and that median is
-    within a fifth of the best: training had settled. All is well again when a score is within a fifth of the best.
+    A score is the accuracy, 0 to 1. Where there is none it is 1 / (1 + loss), of the test, or else the mean of training
+    since the last evaluation. An evaluation collapses if its score is below half of the median of the last five, and
+    that median is within a fifth of the best: training had settled. All is well again when a score is within a fifth of
+    the best.
 
     Args:
         good_until: the value that a resumed node had. It has no earlier scores, so it never takes it back.

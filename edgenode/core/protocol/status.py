@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from edgenode.core.protocol.orders import BlockedLink, Leadership
 from edgenode.core.protocol.plan.plan import Plan
+from edgenode.evaluation import Metric
 
 COUNTERS = ("messages", "payload_bytes", "gossip_bytes", "received_bytes", "wire_bytes", "dense_bytes")
 """The fields of a `NodeStatus` that only grow while its process lives."""
@@ -61,6 +62,7 @@ class NodeStatus:
         rounds: rounds of the whole run.
         loss: training loss of the last local step.
         accuracy: test accuracy at the last evaluation, 0 to 1.
+        metrics: the named metrics of that evaluation. The first one is the accuracy or the test loss.
         u: push-sum weight; the mean over the blocks if the model has several.
         messages: pushes sent.
         payload_bytes: payload of the pushes sent.
@@ -87,6 +89,7 @@ class NodeStatus:
     rounds: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    metrics: tuple[Metric, ...] = ()
     u: float = 0.0
     messages: int = 0
     payload_bytes: int = 0

@@ -19,6 +19,7 @@ export function size(count) {
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const small = (value) => (value === 0 ? "0" : value < 0.01 || value >= 10000 ? value.toExponential(0) : `${Number(value.toPrecision(2))}`);
+const metric = (value) => `${Number(value.toPrecision(3))}`;
 const seconds = (value) => (value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`);
 
 export function duration(time) {
@@ -80,14 +81,16 @@ function pill(text) {
 }
 
 function tiles(view) {
-  const accuracies = known(view.nodes.map((node) => node.accuracy));
+  const byLoss = view.nodes.some(testsLoss), text = byLoss ? metric : percent;
+  const scores = known(view.nodes.map((node) => (byLoss ? node.metrics.loss ?? null : node.accuracy)));
   const sent = view.payload_bytes, dense = view.dense_bytes, left = over ? null : view.time_left_s;
   by("round").textContent = view.graph ? `${view.round} / ${view.rounds}` : "-";
   by("progress").value = view.rounds ? view.round / view.rounds : 0;
   by("left").textContent = left === null ? "-" : duration(left);
   by("ends").textContent = left === null ? "" : `ends about ${clock(new Date(Date.now() + 1000 * left))}`;
-  by("accuracy").textContent = accuracies.length ? percent(mean(accuracies)) : "-";
-  by("accuracy-range").textContent = accuracies.length > 1 ? `${percent(Math.min(...accuracies))} to ${percent(Math.max(...accuracies))}` : "";
+  by("score").textContent = byLoss ? "mean test loss" : "mean accuracy";
+  by("accuracy").textContent = scores.length ? text(mean(scores)) : "-";
+  by("accuracy-range").textContent = scores.length > 1 ? `${text(Math.min(...scores))} to ${text(Math.max(...scores))}` : "";
   by("sent").textContent = view.nodes.length ? size(sent) : "-";
   by("dense").textContent = sent > 0 ? `${(dense / sent).toFixed(0)}x less than ${size(dense)}` : "";
   by("apart").textContent = view.consensus_distance === null ? "-" : small(view.consensus_distance);
@@ -98,6 +101,10 @@ function tiles(view) {
   by("straggler").textContent = slow.length ? `${slow[0].node} holds up others (${slow[0].holds_up_s.toFixed(0)} s)` : "";
 }
 
+function testsLoss(node) { // and has no accuracy
+  return node.accuracy === null && Object.keys(node.metrics)[0] === "loss";
+}
+
 function row(node) {
   const line = cells([
     node.node, words(node), `${node.round}/${node.rounds}`, node.accuracy === null ? "-" : percent(node.accuracy),
@@ -105,7 +112,7 @@ function row(node) {
     node.holds_up_s >= 1 ? `${node.holds_up_s.toFixed(0)} s` : "-", `${node.last_seen_s.toFixed(1)} s ago`,
   ]);
   line.className = kind(node);
-  line.title = node.error || node.address;
+  line.title = [node.error || node.address, ...Object.entries(node.metrics).map(([name, value]) => `${name} ${metric(value)}`)].join(", ");
   return line;
 }
 
@@ -177,7 +184,10 @@ for (const name of ["set", "rotate", "pause", "resume", "stop", "evict"]) {
 async function history() {
   try {
     const [points, events] = await Promise.all(["curve", "events"].map(async (what) => (await fetch(`/api/${what}`)).json()));
-    drawCurve(by("accuracy-curve"), points, [{ key: "accuracy", name: "accuracy" }], { text: percent, height: 150, most: 1 });
+    const key = ["accuracy", "test_loss", "loss"].find((name) => points.some((point) => point[name] !== null)) || "accuracy";
+    const scale = key === "accuracy" ? { text: percent, most: 1 } : { text: metric };
+    by("score-curve").textContent = `${{ accuracy: "test accuracy", test_loss: "test loss", loss: "training loss" }[key]}, mean of the nodes`;
+    drawCurve(by("accuracy-curve"), points, [{ key, name: "accuracy" }], { ...scale, height: 150 });
     drawCurve(by("bytes-curve"), points, [{ key: "dense_bytes", name: "dense" }, { key: "payload_bytes", name: "sent" }], { log: true, text: size, height: 150 });
     drawCurve(by("apart-curve"), points, [{ key: "consensus_distance", name: "apart" }], { log: true, text: small, height: 110 });
     by("events").replaceChildren(...events.reverse().map((event) => cells([clock(new Date(1000 * event.at), true), event.round, event.kind, event.text])));

@@ -88,7 +88,7 @@ class Leadership(_message.Message):
     def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run_id: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms", "save_error", "save_error_s", "blocked")
+    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms", "save_error", "save_error_s", "blocked", "metrics")
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Progress(_message.Message):
     SAVE_ERROR_FIELD_NUMBER: _ClassVar[int]
     SAVE_ERROR_S_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     next_round: int
     number: int
     digest: str
@@ -149,7 +150,16 @@ class Progress(_message.Message):
     save_error: str
     save_error_s: float
     blocked: _containers.RepeatedCompositeFieldContainer[BlockedLink]
-    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., alarms: _Optional[int] = ..., save_error: _Optional[str] = ..., save_error_s: _Optional[float] = ..., blocked: _Optional[_Iterable[_Union[BlockedLink, _Mapping]]] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., alarms: _Optional[int] = ..., save_error: _Optional[str] = ..., save_error_s: _Optional[float] = ..., blocked: _Optional[_Iterable[_Union[BlockedLink, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class BlockedLink(_message.Message):
     __slots__ = ("receiver", "incarnation", "address", "reason", "blocked_s", "by")
