@@ -41,6 +41,14 @@ _OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|C
 # gRPC's C core wraps what matters in addresses, names of states and codes.
 _OF_ITS_CORE = re.compile(r"(?:failed to connect to all addresses; )?(?:last error: )?(?:UNAVAILABLE|UNKNOWN): ")
 _OF_TCP = re.compile(r"Failed to connect to remote host: (.+)$")
+# The codes with which edgenode answers, in its own words.
+_OURS = (
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 # edgenode itself never answers UNAVAILABLE, so its text is always the core's. In either group: no answer, or an end.
 _NO_ANSWER = re.compile(r"time(?:d )?out|handshaker shutdown", re.IGNORECASE)
 _END = re.compile(
@@ -119,8 +127,11 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.UNAVAILABLE and _END.search(details):
         return _why_connection(ConnectionResetError())
     if found := _OF_TCP.search(details):
-        number = next((number for number in errno.errorcode if os.strerror(number) == found[1]), 0)
-        return _why_connection(OSError(number, found[1]))
+        reason = found[1].rpartition(": ")[2]  # without the name of the system call
+        number = next((number for number in errno.errorcode if os.strerror(number) == reason), 0)
+        return _why_connection(OSError(number, reason))
+    if error.code() in _OURS and details:
+        return details
     details = _OF_ITS_CORE.sub("", details)
     return f"{error.code().name.lower().replace('_', ' ')}: {details or _CODES.get(error.code(), 'it says no more')}"
 

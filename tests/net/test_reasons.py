@@ -74,6 +74,7 @@ def test_connection_that_fails_says_why(error: OSError, words: str) -> None:
         ("Connection timed out", "no answer: it is off, or a firewall drops"),
         ("connect() timed out", "no answer: it is off, or a firewall drops"),
         ("No route to host", "no route to host"),
+        ("getsockopt(SO_ERROR): No route to host", "no route to host: it is off, or a firewall rejects it"),
         ("Something of another system", "something of another system"),
     ],
 )
@@ -97,6 +98,11 @@ def test_reason_of_tcp_is_found_in_the_text_of_grpc(details: str, words: str) ->
 )
 def test_text_of_the_core_is_said_in_our_words(core: str, words: str) -> None:
     assert why(call_error(grpc.StatusCode.UNAVAILABLE, core)).startswith(words)
+
+
+@pytest.mark.parametrize("code", ["ABORTED", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"])
+def test_words_of_another_process_are_shown_alone(code: str) -> None:
+    assert why(call_error(grpc.StatusCode[code], "n2 relays between members only")) == "n2 relays between members only"
 
 
 def test_expired_certificate_in_the_text_of_grpc_is_the_clock() -> None:
