@@ -45,11 +45,11 @@ _CHANNEL = [
     *_KEEPALIVE,
     *_WINDOW,
     ("grpc.max_receive_message_length", _MOST_RECEIVED),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+CONNECT_S = 1.0
 _HANDSHAKE_MS = 10_000
 _MOST_STREAMS = 100  # of a connection. Its client keeps others back
 _SERVER = [
@@ -72,9 +72,15 @@ Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
 """The full name of each service of a server, and what adds it."""
 
 
-def channel(target: str, security: Security = INSECURE, server: str = "") -> grpc.aio.Channel:
-    """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
-    return security.channel(target, server, _CHANNEL)
+def channel(
+    target: str, security: Security = INSECURE, server: str = "", connect_s: float = CONNECT_S
+) -> grpc.aio.Channel:
+    """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``.
+
+    Args:
+        connect_s: the time that a TCP connection and its TLS handshake have.
+    """
+    return security.channel(target, server, [*_CHANNEL, ("grpc.min_reconnect_backoff_ms", round(1_000 * connect_s))])
 
 
 @asynccontextmanager

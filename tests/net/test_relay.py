@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -140,6 +140,33 @@ async def test_failure_by_way_of_a_relay_names_the_receiver(
     assert [line["why"] for line in logs if "by way of n2" in line.get("why", "")] == [
         f"by way of n2: {NOBODY} shows a key that the plan does not have"
     ]
+
+
+@pytest.fixture
+def full() -> Iterator[str]:
+    """A listener whose queue is full: the kernel drops what is sent to its port, as a firewall does."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_relay_that_waits_in_vain_says_so(full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer to know that than gRPC would wait for a direct connection."""
+    monkeypatch.setattr(peer_client, "Outage", partial(Outage, first_s=0.0))
+    monkeypatch.setattr(retry, "_LOG_EVERY_S", 0.0)
+    n0, n2 = secured("n0"), secured("n2")
+    async with a_relay({"n0": NOBODY, "n1": full}, n2) as relay:
+        sender = Sender(NOBODY, relay, identity=n0)
+        sender.link.push(a_message(0))
+        with capture_logs() as logs:
+            pushing = asyncio.create_task(sender.link.run())
+            await until(lambda: any("by way of n2" in line.get("why", "") for line in logs))
+            pushing.cancel()
+    (why,) = [line["why"] for line in logs if "by way of n2" in line.get("why", "")]
+    assert why == "by way of n2: no answer: it is off, or a firewall drops what is sent to this port"
 
 
 @pytest.mark.parametrize(
