@@ -1,0 +1,46 @@
+"""The example with uneven boards: five lines make a node of its script, and each board gains by taking part."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "uneven_anomalies"
+LARGEST = "4"
+
+
+def test_scripts_are_short_and_differ_in_five_lines() -> None:
+    plain, mesh = ((EXAMPLE / name).read_text().splitlines() for name in ("plain.py", "train.py"))
+    assert len(mesh) < 120
+    differences = list(difflib.unified_diff(plain, mesh, n=0, lineterm=""))[2:]
+    assert len([line for line in differences if line.startswith("+") and line != "+"]) <= 5
+    assert [line for line in differences if line.startswith("-")] == ["-for (batch,) in loader:"]
+
+
+def areas(*command: str | Path) -> list[list[float]]:
+    """Run a script of the example, and return the AUC on each board that each process printed."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=EXAMPLE, capture_output=True, text=True, timeout=1200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"AUC on each board: ([\d. ]+)", done.stdout)
+    return [[float(area) for area in line.split()] for line in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_shared_detector_is_better_than_the_largest_board_alone(tmp_path: Path, seed: str) -> None:
+    """On every board, and by more than half of what all data would gain."""
+    script = ["train.py", "--", "--part", "{index}", "--seed", seed]
+    shared = areas("-m", "edgenode", "launch", "--nodes", "5", "--out", tmp_path, *script)
+    (alone,) = areas("plain.py", "--part", LARGEST, "--seed", seed)
+    (everything,) = areas("plain.py", "--seed", seed)
+    assert len(shared) == 5
+    for node in shared:
+        assert all(ours >= theirs for ours, theirs in zip(node, alone, strict=True))
+        assert sum(node) > (sum(alone) + sum(everything)) / 2
