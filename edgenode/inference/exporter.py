@@ -16,6 +16,7 @@ from edgenode.inference.image_model import ImageModel
 from edgenode.inference.live_model import load_into
 from edgenode.storage.model_file import ModelFile
 from edgenode.storage.replacement import replacing
+from edgenode.tasks.task import new_model
 
 if TYPE_CHECKING:
     from edgenode.tasks.task import NodeInfo, Task
@@ -54,7 +55,7 @@ def of_task(
         inputs = _inputs(task, node)
     else:
         inputs = torch.randn(_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    model = task.model()
+    model = new_model(task, node)
     load_into(model, file.tensors, path)
     return model, inputs
 

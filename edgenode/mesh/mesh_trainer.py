@@ -110,9 +110,9 @@ class MeshTrainer:
         return DataSize(samples, of_a_batch * self._local_steps)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each shared parameter."""
-        return {name: tuple(parameter.shape) for name, parameter in self._flat.parameters.items()}
+    def facts(self) -> dict[str, str]:
+        """What must be equal on all nodes."""
+        return self._flat.facts()
 
     @property
     def remedy(self) -> str:

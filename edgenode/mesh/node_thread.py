@@ -32,7 +32,7 @@ class MeshWorkload:
         self._trainer, self._worker = trainer, worker
 
     def identity(self) -> Mapping[str, str]:
-        return {f"shared parameter {name}": "x".join(map(str, shape)) for name, shape in self._trainer.shapes.items()}
+        return self._trainer.facts
 
     @property
     def makes_own_model(self) -> bool:

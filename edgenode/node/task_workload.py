@@ -16,6 +16,7 @@ from edgenode.node.task_warnings import task_warnings
 from edgenode.node.workload import ModelSize
 
 if TYPE_CHECKING:
+    from edgenode.tasks.flat_params import FlatParameters
     from edgenode.tasks.local_data import DataSource
     from edgenode.tasks.task import NodeInfo, Task
     from edgenode.tasks.trainer import TaskTrainer
@@ -38,13 +39,15 @@ class TaskWorkload:
         self._source: DataSource | None = None
 
     def identity(self) -> Mapping[str, str]:
-        """The code of a task of one's own; or the packages of data set and model, and an imagefolder's classes."""
+        """The code of a task of one's own, and the shapes of what its nodes share if each has a part of its own; or the
+        packages of data set and model, and an imagefolder's classes."""
         config = self._config.task
         if config.entry:
             from edgenode.tasks import entry
+            from edgenode.tasks.task import Task
 
-            self._loaded()
-            return entry.identity(config.entry)
+            own_part = type(self._loaded()[0]).own_part is not Task.own_part
+            return entry.identity(config.entry) | (self._model().facts() if own_part else {})
         # The tables of edgenode's own need torch, so they are not asked which names are their own.
         found = Group("edgenode.models", object, {}).providers([config.model])
         found |= Group("edgenode.datasets", object, {}).providers([config.dataset])
@@ -72,10 +75,15 @@ class TaskWorkload:
         return DataSize(samples, config.task.samples_per_round)
 
     def model_size(self) -> ModelSize:
-        from edgenode.tasks.flat_params import FlatParameters
-
-        flat = FlatParameters(self._loaded()[0].model(), self._config.task.shared or None)
+        flat = self._model()
         return ModelSize(flat.size, flat.own_size, flat.most_bytes)
+
+    def _model(self) -> FlatParameters:
+        """A new model of this node."""
+        from edgenode.tasks.flat_params import FlatParameters
+        from edgenode.tasks.task import new_model
+
+        return FlatParameters(new_model(self._loaded()[0], self._node), self._config.task.shared or None)
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> TaskTrainer:
         from edgenode.tasks.task import RunLength
@@ -87,7 +95,7 @@ class TaskWorkload:
         data = source.local(self._node, shard, shards)
         run = RunLength(config.run.rounds // factory.exchange_rounds(config), epoch.rounds)
         settings, device = factory.train_settings(config), factory.device(config)
-        trainer = TaskTrainer(task, data, settings, run, seed=config.run.seed, device=device)
+        trainer = TaskTrainer(task, data, settings, run, seed=config.run.seed, device=device, node=self._node)
         if self._warn is not None:
             tensors = [size for _, size in trainer.layout]
             for text in task_warnings(config, tensors, trainer.samples, data.classes, epoch.rounds):

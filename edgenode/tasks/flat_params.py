@@ -88,6 +88,10 @@ class FlatParameters:
         """The parameters [size], in an array that may be `staging`."""
         return self.read()
 
+    def facts(self) -> dict[str, str]:
+        """Return the shape of each shared parameter, as facts that must be equal on all nodes."""
+        return {f"shared parameter {name}": "x".join(map(str, p.shape)) for name, p in self.parameters.items()}
+
     @property
     def most_bytes(self) -> int:
         """An upper bound of a model as another node sends it: with averaged buffers, and with what is not a tensor."""

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from edgenode.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -97,6 +99,12 @@ class Task:
         """Return a new model. torch's generator is seeded equally on all nodes, so they start from one model."""
         raise NotImplementedError
 
+    def own_part(self, model: nn.Module, node: NodeInfo) -> None:
+        """Change what ``task.shared`` does not name in a new model, such as the size of a node's head.
+
+        torch's generator goes on as `model` has left it. By default nothing is changed.
+        """
+
     def train_data(self, node: NodeInfo) -> Samples:
         """Return the training data of a node. With ``task.data = "cut"``, the data that all nodes share."""
         raise NotImplementedError
@@ -143,3 +151,16 @@ class Task:
     def scheduler(self, optimizer: Optimizer, run: RunLength) -> LRScheduler | None:
         """Return a scheduler, which is stepped once a round, or None for the schedule of the keys of [task]."""
         return None
+
+
+def new_model(task: Task, node: NodeInfo) -> nn.Module:
+    """Return a new model of a task, with the part that is this node's own.
+
+    Raises:
+        ConfigError: the task returns something else.
+    """
+    model: object = task.model()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{type(task).__name__}.model returns {model!r}, but it must be a torch.nn.Module")
+    task.own_part(model, node)
+    return model

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgenode.errors import CheckpointError, ConfigError, Diverged
+from edgenode.errors import CheckpointError, Diverged
 from edgenode.evaluation import NOT_TESTED, Evaluation, Evaluations
 from edgenode.tasks.averaged_buffers import AveragedBuffers
 from edgenode.tasks.batches import Batches, all_batches
@@ -37,11 +37,12 @@ from edgenode.tasks.plain_names import class_name, plain_state_dict
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.shared_part import OWN_PREFIX
-from edgenode.tasks.task import Batch, RunLength, Task
+from edgenode.tasks.task import Batch, NodeInfo, RunLength, Task, new_model
 
 STATISTICS_BATCHES = 50
 
 BUFFER_PREFIX = "buffer."
+_ANY_NODE = NodeInfo("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class TaskTrainer:
     Args:
         run: its length, from which learning rates follow.
         seed: the seed of the run. All nodes with one seed start from the same model.
+        node: the node that the model's own part is for.
 
     Attributes:
         remedy: the key to lower if training diverges.
@@ -76,9 +78,17 @@ class TaskTrainer:
     """
 
     def __init__(
-        self, task: Task, data: LocalData, settings: TrainSettings, run: RunLength, *, seed: int, device: str = "cpu"
+        self,
+        task: Task,
+        data: LocalData,
+        settings: TrainSettings,
+        run: RunLength,
+        *,
+        seed: int,
+        device: str = "cpu",
+        node: NodeInfo = _ANY_NODE,
     ) -> None:
-        self._task, self._data, self._settings, self._run = task, data, settings, run
+        self._task, self._data, self._settings, self._run, self._node = task, data, settings, run, node
         self._seed, self._shard, self._device = seed, data.shard, find_device(device)
         self._layers = precision(settings.precision, self._device)
         self.batches = Batches(
@@ -118,9 +128,7 @@ class TaskTrainer:
 
     def _fresh_model(self) -> FlatParameters:
         with seeded(torch_seed(self._seed, Stream.INITIAL)):
-            model = self._task.model()
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"{type(self._task).__name__}.model returns {model!r}, but it must be a torch.nn.Module")
+            model = new_model(self._task, self._node)
         model = model.to(self._device)
         if self._settings.memory_format == "channels_last":
             model.register_forward_pre_hook(_channels_last)

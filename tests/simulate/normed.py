@@ -20,3 +20,15 @@ class Normed(Task):
 
     def test_data(self, node: NodeInfo) -> TensorDataset:
         return self.train_data(node)
+
+
+class WithOwnHeads(Normed):
+    """Each node has a head of another size, or ``changes`` another layer."""
+
+    def __init__(self, changes: int = 3) -> None:
+        self._changes = changes
+
+    def own_part(self, model: nn.Module, node: NodeInfo) -> None:
+        assert isinstance(model, nn.Sequential)
+        size = 2 + int(node.name[-1])
+        model[self._changes] = nn.Linear(6, size) if self._changes == 3 else nn.Linear(4, 6 + size)
