@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet, Process
@@ -107,7 +108,21 @@ def test_the_controller_refuses_another_model_with_its_parameters(fleet: Fleet) 
     started(fleet, "node-0", EDGENODE_CONTROLLER=address).logs("waiting for nodes")
     other = started(fleet, "node-1", EDGENODE_CONTROLLER=address, OUT="2").exits(1)
     last = other.stderr.strip().splitlines()[-1]
-    assert 'node-1 trains something else than node-0: parameter 2.bias is "2", not "1"' in last
+    assert 'node-1 trains something else than node-0: shared parameter 2.bias is "2", not "1"' in last
+
+
+def test_a_newcomer_shares_the_body_and_has_a_head_of_its_own(fleet: Fleet) -> None:
+    fleet.configure({"run.nodes": 2, "run.rounds": 900, "task.shared": ["0"], "run.evict_after_s": 2})
+    _, address, nodes = with_controller(fleet, 2)
+    nodes[0].logs("run begins")
+    nodes.append(started(fleet, "node-2", EDGENODE_CONTROLLER=address, OUT="3"))
+    nodes[2].logs("data loaded .*local_parameters=27 .*shared_parameters=40")
+    nodes[2].logs("fetched the model")
+    for node in nodes:
+        node.exits(0)
+    assert rounds(nodes[2])[0][0] > 0
+    models = [load_file(fleet.state(f"node-{i}") / "model.safetensors") for i in range(3)]
+    assert [model["2.bias"].shape for model in models] == [(1,), (1,), (3,)]
 
 
 def test_a_lost_peer_is_one_error_that_names_it(fleet: Fleet) -> None:
