@@ -29,7 +29,9 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
 
     Every ``task.local_steps``-th step of the optimiser is a round. ``max_steps`` of TrainingArguments must allow for
     all of them. If the Trainer ends first, this node leaves the run. Checkpoints of edgenode keep the optimiser, the
-    schedule, the counters of the Trainer and the position in the data. A PEFT model exchanges only its adapters.
+    schedule, the counters of the Trainer and the position in the data. A PEFT model exchanges only its adapters. With
+    ``load_best_model_at_end``, the Trainer's model is then the best of its own evaluations, and model.safetensors is
+    the model of the run.
 
     Args:
         config: path of run.toml, as of `edgenode.Mesh`.
@@ -50,7 +52,9 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         self._loop = FrameworkLoop(config, arguments)
         self._losses = _Losses()
         self._counters: _Counters
-        self._over: Vector | None = None  # the model of a run that was over before training began
+        self._over = False  # the run was over before training began
+        self._flat: FlatParameters | None = None  # of a model that the Trainer changes after the end of the run
+        self._last: Vector  # its parameters in the run
 
     @property
     def mesh(self) -> Mesh:
@@ -74,9 +78,10 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         refuse_several_processes(args.world_size)
-        if args.load_best_model_at_end:
+        if state.global_step:
             raise ConfigError(
-                "TrainingArguments.load_best_model_at_end would replace the model of the run: leave it False"
+                "Trainer.train(resume_from_checkpoint=...): a node resumes by itself, from edgenode's own checkpoints: "
+                "leave it out"
             )
         mesh = self._loop.create(model, optimizer, lr_scheduler)
         if state.max_steps < mesh.steps:
@@ -92,8 +97,10 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         progress = self._loop.begin(data, train_dataloader, samples, self._counters.take)
         if progress is not None:
             self._counters.restore(progress)
-        if mesh.done:
-            self._over = FlatParameters(model).read()
+        self._over = mesh.done
+        if mesh.done or args.load_best_model_at_end:
+            self._flat = FlatParameters(model)
+            self._last = self._flat.read()
         self._losses.watch(model)
 
     def on_epoch_begin(
@@ -112,12 +119,25 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         flags = vars(control).copy()  # an evaluation in the step would clear should_log
         self._loop.trained()
         self._counters.step_ends(control)
-        over = self._over is not None or self._loop.step(self._losses.take())
+        over = self._over or self._loop.step(self._losses.take())
+        if self._flat is not None and not self._over:
+            self._last = self._flat.read()
         over = over or control.should_training_stop  # or of an EarlyStoppingCallback
         vars(control).update(flags)
         if over:
             control.should_training_stop = True
         return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        metrics: Mapping[str, float],
+        **kwargs: Any,
+    ) -> None:
+        self._counters.evaluated(metrics)
 
     def on_log(
         self,
@@ -134,9 +154,13 @@ class MeshCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **kwargs: Any
     ) -> None:
         self._losses.stop()
-        if self._over is not None:  # the Trainer takes one step before it asks whether to stop
-            FlatParameters(model).load(self._over)
+        # The Trainer may have loaded its best model, and it takes a step before it asks whether to stop.
+        best = self._flat.read() if self._flat is not None and state.best_model_checkpoint else None
+        if self._flat is not None:
+            self._flat.load(self._last)
         self._loop.leave()
+        if self._flat is not None and best is not None:
+            self._flat.load(best)
 
 
 class _Counters:
@@ -151,6 +175,8 @@ class _Counters:
         self._args, self._state, self._data = args, state, data
         self._evaluates_at_begin = args.eval_on_start
         self._evaluation_follows = False
+        self._repeats_evaluation = False
+        self._repeated: Mapping[str, float] = {}
         self._resumed_at, self._logged = 0, False
 
     def take(self) -> Progress:
@@ -163,7 +189,7 @@ class _Counters:
         for name, value in progress["state"].items():
             setattr(self._state, name, value)
         self._resumed_at = self._state.global_step
-        self._args.eval_on_start = progress["evaluation"]
+        self._args.eval_on_start = self._repeats_evaluation = progress["evaluation"]
         if self._data.pass_is_over:
             self._data.begin_next_pass()
         with suppress(TypeError):  # a stream has no length
@@ -173,8 +199,29 @@ class _Counters:
                     hint="make the batches of a pass a multiple of gradient_accumulation_steps",
                 )
 
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        if self._repeats_evaluation:
+            self._repeated = metrics
+
     def epoch_begins(self) -> None:
         self._args.eval_on_start = self._evaluates_at_begin
+        self._repeats_evaluation = False
+        self._note_best()
+
+    def _note_best(self) -> None:
+        """Note whether the model is the best one after a repeated evaluation. The Trainer does so after others."""
+        name = self._args.metric_for_best_model or ""
+        value = self._repeated.get(name if name.startswith("eval_") else f"eval_{name}")
+        self._repeated, state = {}, self._state
+        if value is None or not (
+            state.best_metric is None
+            or (value > state.best_metric if self._args.greater_is_better else value < state.best_metric)
+        ):
+            return
+        state.best_metric, state.best_global_step = value, state.global_step
+        saved = Path(self._args.output_dir, f"checkpoint-{state.global_step}")  # before the restart
+        if saved.is_dir():
+            state.best_model_checkpoint = str(saved)
 
     def step_ends(self, control: TrainerControl) -> None:
         self._evaluation_follows = control.should_evaluate

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from edgenode import ConfigError
+from edgenode import ConfigError, LiveModel
 from tests.integrations.conftest import Arguments
 
 transformers = pytest.importorskip("transformers")
@@ -28,7 +30,7 @@ def bert() -> Any:
 def trainer(model: nn.Module, mesh: Any, folder: Path, max_steps: int = 12, **options: Any) -> Any:
     args = transformers.TrainingArguments(
         output_dir=str(folder / "trainer"), max_steps=max_steps, per_device_train_batch_size=4, report_to="none",
-        save_strategy="no", use_cpu=True, disable_tqdm=True, logging_steps=1, **options,
+        use_cpu=True, disable_tqdm=True, logging_steps=1, **{"save_strategy": "no", **options},
     )  # fmt: skip
     return transformers.Trainer(model, args, train_dataset=DATA, eval_dataset=DATA, callbacks=[mesh])
 
@@ -37,6 +39,12 @@ def callback(arguments: dict[str, Any]) -> Any:
     from edgenode.integrations.transformers import MeshCallback
 
     return MeshCallback(**arguments)
+
+
+class Fails(transformers.TrainerCallback):  # type: ignore[misc]
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 8:
+            raise KeyError("the power fails")
 
 
 def test_training_ends_with_the_run(alone: Arguments, tmp_path: Path) -> None:
@@ -63,6 +71,56 @@ def test_early_stopping_ends_training(alone: Arguments, tmp_path: Path, evaluate
     assert mesh.mesh.result["nodes"][0]["rounds"] == 40  # completed without training: there is no controller
 
 
+def with_best(mesh: Any, folder: Path, *callbacks: Any) -> Any:
+    """Return a Trainer that measures and saves every third step. It is best after six of twelve."""
+    every = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score"}
+    of_model = trainer(bert(), mesh, folder, **every, **best)
+    of_model.compute_metrics = lambda _: {"score": {3: 0.5, 6: 0.9, 9: 0.6, 12: 0.4}[of_model.state.global_step]}
+    for callback in callbacks:
+        of_model.add_callback(callback)
+    return of_model
+
+
+def holds(model: nn.Module, file: Path) -> bool:
+    return all(torch.equal(model.state_dict()[name], value) for name, value in load_file(file).items())
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(9, 12), (1, 9)])
+def test_best_model_is_loaded_and_the_run_keeps_its_own(
+    alone: Arguments, tmp_path: Path, patience: int, steps: int
+) -> None:
+    mesh = callback(alone())
+    of_model = with_best(mesh, tmp_path, transformers.EarlyStoppingCallback(patience))
+    of_model.train()
+    assert (of_model.state.global_step, of_model.state.best_metric) == (steps, 0.9)
+    best, last = (tmp_path / "trainer" / f"checkpoint-{step}" / "model.safetensors" for step in (6, steps))
+    assert holds(of_model.model, best) and not holds(of_model.model, last)
+    run = bert()
+    LiveModel(mesh.mesh.state_dir, run)
+    assert holds(run, last)
+
+
+def test_restart_knows_the_best_model(alone: Arguments, tmp_path: Path) -> None:
+    """The checkpoint is from before the evaluation of its step."""
+    arguments = alone(run__checkpoint_every=6)
+    broken = with_best(callback(arguments), tmp_path, Fails())
+    with pytest.raises(KeyError):
+        broken.train()
+    del broken
+    gc.collect()  # the node ends with its loop
+    resumed = with_best(callback(arguments), tmp_path)
+    resumed.train()
+    assert (resumed.state.global_step, resumed.state.best_metric) == (12, 0.9)
+    assert holds(resumed.model, tmp_path / "trainer" / "checkpoint-6" / "model.safetensors")
+
+
+def test_checkpoints_of_the_trainer_are_refused(alone: Arguments, tmp_path: Path) -> None:
+    with_best(callback(alone()), tmp_path).train()
+    with pytest.raises(ConfigError, match=r"resume_from_checkpoint=...\): a node resumes by itself"):
+        with_best(callback(alone()), tmp_path).train(resume_from_checkpoint=True)
+
+
 @pytest.mark.parametrize("accumulated", [1, 3])
 def test_loss_of_a_step_is_the_one_that_the_trainer_logs(alone: Arguments, tmp_path: Path, accumulated: int) -> None:
     mesh, losses = callback(alone(run__rounds=4)), list[float]()
@@ -76,17 +134,12 @@ def test_loss_of_a_step_is_the_one_that_the_trainer_logs(alone: Arguments, tmp_p
 
 def test_restart_continues_with_optimiser_and_schedule(alone: Arguments, tmp_path: Path) -> None:
     arguments = alone()
-
-    class Fails(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 8:
-                raise KeyError("the power fails")
-
     broken = trainer(bert(), callback(arguments), tmp_path)
     broken.add_callback(Fails())
     with pytest.raises(KeyError):
         broken.train()
     del broken
+    gc.collect()  # the node ends with its loop
     whole = trainer(bert(), callback(arguments), tmp_path)
     whole.train()  # from the checkpoint before round 5
     assert whole.state.global_step == 12
