@@ -17,6 +17,7 @@ from edgenode.integrations.framework_loop import FrameworkLoop, Progress, refuse
 from edgenode.mesh import Mesh
 from edgenode.mesh.framework_data import FrameworkData
 from edgenode.mesh.mesh_trainer import Measured
+from edgenode.tasks.packing import pack
 
 F = TypeVar("F", bound=Callable[[], Measured])
 
@@ -26,7 +27,8 @@ class MeshCallback(Callback):  # type: ignore[misc]
 
     Every ``task.local_steps``-th step of the optimiser is a round. ``max_epochs`` and ``max_steps`` of the Trainer have
     no effect. If something else ends training first, such as ``max_time``, this node leaves the run. Checkpoints keep
-    the optimisers, the schedules, the precision plugin, the counters of the Trainer and the position in the data.
+    the optimisers, the schedules, the precision plugin, the counters of the Trainer, the position in the data, and the
+    state of other callbacks as far as it is of numbers, text and tensors.
 
     Args:
         config: path of run.toml, as of `edgenode.Mesh`.
@@ -112,10 +114,22 @@ class MeshCallback(Callback):  # type: ignore[misc]
 
 
 def _progress(trainer: Trainer) -> Progress:
-    """The counters of all loops, in the hook `on_train_batch_end`. Lightning keeps them in its own checkpoints, too."""
-    progress: Progress = trainer.fit_loop.state_dict()
-    del progress["state_dict"]  # the position of loaders, which FrameworkData keeps
-    return progress
+    """Return the counters of all loops and the state of callbacks, in the hook `on_train_batch_end`.
+
+    Lightning keeps both in its own checkpoints, too.
+    """
+    loops = trainer.fit_loop.state_dict()
+    del loops["state_dict"]  # the position of loaders, which FrameworkData keeps
+    states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
+    return {"loops": loops, "callbacks": {key: state for key, state in states.items() if _can_be_kept(state)}}
+
+
+def _can_be_kept(state: object) -> bool:
+    try:
+        pack("state", state)
+    except ConfigError:
+        return False
+    return bool(state)
 
 
 def _resume(trainer: Trainer, progress: Progress) -> None:
@@ -125,7 +139,10 @@ def _resume(trainer: Trainer, progress: Progress) -> None:
     would follow. To run them, this sets the loops to the state after the batch, with its validation under way.
     """
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    fit.load_state_dict(progress)
+    fit.load_state_dict(progress["loops"])
+    for callback in trainer.callbacks:
+        if state := progress["callbacks"].get(callback.state_key):
+            callback.load_state_dict(state)
     fit._restarting = epoch.val_loop._restarting = False
     epoch.batch_progress.increment_completed()
     fit._restart_stage = fit_loop.RestartStage.RESTARTED_MID_EPOCH

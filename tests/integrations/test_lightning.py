@@ -130,6 +130,34 @@ def test_early_stopping_ends_training_and_the_run_is_completed(alone: Arguments)
     assert mesh.mesh.result["nodes"][0]["rounds"] == 60
 
 
+class Data(lightning.LightningDataModule):  # type: ignore[misc]
+    def train_dataloader(self) -> Any:
+        return DataLoader(DATA, batch_size=4, shuffle=True)
+
+
+def test_restart_keeps_the_patience_of_early_stopping(alone: Arguments, tmp_path: Path) -> None:
+    """It stops after three passes of three batches. The checkpoint is from the second pass."""
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    def fit(module: Module) -> Any:
+        module.on_train_epoch_end = lambda: module.log("never better", torch.tensor(1.0))
+        early = EarlyStopping("never better", patience=2, check_on_train_epoch_end=True)
+        saves = ModelCheckpoint(tmp_path / "best", monitor="never better")
+        quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        mesh = callback(arguments)
+        trainer = lightning.Trainer(callbacks=[early, mesh, saves], enable_model_summary=False, **quiet)
+        trainer.fit(module, datamodule=Data())
+        return trainer
+
+    arguments = alone(run__rounds=40)
+    with pytest.raises(KeyError):
+        fit(Module(fail_at=8))
+    trainer = fit(Module())  # from the checkpoint before round 5
+    assert trainer.global_step == 9
+    assert (trainer.early_stopping_callback.wait_count, trainer.current_epoch) == (2, 3)
+    assert Path(trainer.checkpoint_callback.best_model_path).name == "epoch=0-step=3.ckpt"
+
+
 def test_several_processes_are_refused(alone: Arguments) -> None:
     mesh = callback(alone())
     with pytest.raises(ConfigError, match="this trainer has 2 processes"):
