@@ -44,6 +44,12 @@ class Evaluation:
         """The first metric, if it is the loss."""
         return loss_of(self.metrics)
 
+    def to_log(self) -> dict[str, float]:
+        """Return all that was measured: ``test/accuracy`` if it has no name, or ``test/NAME``."""
+        if self.accuracy is not None and not self.metrics:
+            return {"test/accuracy": self.accuracy}
+        return {f"test/{metric.name}": metric.value for metric in self.metrics}
+
 
 NOT_TESTED = Evaluation()
 

@@ -17,7 +17,7 @@ from edgenode.errors import ConfigError, EdgenodeError, described
 from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
-from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, Stateful
+from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
 from edgenode.mesh.node_thread import MeshWorkload, NodeThread
 from edgenode.mesh.passes import Passes
 from edgenode.mesh.worker import UserThread
@@ -62,6 +62,8 @@ class Mesh:
             model.safetensors in the state folder.
         track: the tracker of this node's measurements: tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT. By default
             EDGENODE_TRACK, or none. The controller's --track takes the measurements of all nodes.
+        on_round: called when a round is trained, with its number and a dict to log: the mean ``loss`` of its steps, and
+            what the last evaluation gave, as ``test/accuracy`` or ``test/NAME``.
 
     Attributes:
         extra: a dict of your own that the checkpoints keep: numbers, text, tensors, and collections of them.
@@ -97,6 +99,7 @@ class Mesh:
         metrics: str | None = None,
         publish: str | Path | None = None,
         track: str | None = None,
+        on_round: OnRound | None = None,
     ) -> None:
         misuse.refuse_wrong_types(model, config, kept, settings or {}, samples)
         kept = tuple(prepared.unwrapped(one) for one in kept)
@@ -110,6 +113,7 @@ class Mesh:
         misuse.refuse_unfit(model, self._shared, kept)
         self._model, self._kept, self._samples, self._parameters = model, kept, samples, dict(model.named_parameters())
         self._test: Callable[[], Measured] | None = None
+        self._on_round = on_round
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
         self._node: NodeThread | None = None
@@ -152,13 +156,14 @@ class Mesh:
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
         self._trainer = trainer = MeshTrainer(
-            self._model, self._kept, self._passes, self._local_steps, self.extra, lambda: self._test, self._shared
-        )
+            self._model, self._kept, passes, self._local_steps, self.extra, lambda: self._test, self._shared,
+            self._on_round,
+        )  # fmt: skip
         self._worker = UserThread(trainer.hand_over)
         self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)
         self._ending = Ending(self._node, self._leave)
         self._thread = threading.get_ident()
-        return self._batches(self._node, self._passes, self._ending)
+        return self._batches(self._node, passes, self._ending)
 
     def _batches(self, node: NodeThread, passes: Passes[B], ending: Ending) -> Iterator[B]:
         with sigterm_leaves(node):
@@ -224,13 +229,7 @@ class Mesh:
         if self._ending is not None:
             self._ending.run_ended()
         if node.error is not None:
-            self._raise(node.error)
-
-    def _raise(self, error: BaseException) -> None:
-        """Raise what the node failed with, once. An error of the user's function keeps its traceback."""
-        if error is not self._worker.failure or isinstance(error, EdgenodeError):
-            error.__traceback__ = None
-        raise error from None
+            raise self._worker.surfaced(node.error) from None
 
     # --- evaluation and state -----------------------------------------------------------------------
 

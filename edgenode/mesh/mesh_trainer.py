@@ -46,6 +46,8 @@ log = structlog.get_logger()
 Arrays = dict[str, NDArray[Any]]
 Measured = float | Mapping[str, float]
 """What a test of the user returns."""
+OnRound = Callable[[int, dict[str, float]], object]
+"""Takes the number of a round that was trained, and what to log."""
 
 _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
 _KEPT = re.compile(rf"({_OBJECT}|{_SCHEDULE})\.\d+\.json")
@@ -67,6 +69,7 @@ class MeshTrainer:
         extra: the user's own state, for checkpoints.
         test: returns what tests the model as it is, or None.
         shared: the parts of the model that all nodes share. None is all of it.
+        on_round: called after the steps of each round.
 
     Attributes:
         round: the round that the user trains for.
@@ -82,12 +85,13 @@ class MeshTrainer:
         extra: dict[str, Any],
         test: Callable[[], Callable[[], Measured] | None],
         shared: Shared = None,
+        on_round: OnRound | None = None,
     ) -> None:
         self._flat = FlatParameters(model, shared)
         self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
         self._watch = OptimiserWatch(self._flat.trained.values(), kept)
         self._local_steps = local_steps
-        self._evaluations = Evaluations()
+        self._evaluations, self._tested, self._on_round = Evaluations(), NOT_TESTED, on_round
         self._losses: list[float] = []
         self._steps = 0
         self.round = 0
@@ -157,6 +161,8 @@ class MeshTrainer:
         vector, is_difference = self._flat.after_steps()
         if not np.isfinite(vector).all():
             raise Diverged("a parameter is NaN or infinite")
+        if self._on_round is not None:
+            self._on_round(t, {**({} if loss is None else {"loss": loss}), **self._tested.to_log()})
         return LocalStep(vector, loss, is_difference)
 
     # --- evaluation ---------------------------------------------------------------------------------
@@ -174,7 +180,8 @@ class MeshTrainer:
             return NOT_TESTED
         with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
             name = getattr(test, "__name__", "the function")
-            return self._evaluations.read(test(), f"mesh.evaluate: {name}")
+            self._tested = self._evaluations.read(test(), f"mesh.evaluate: {name}")
+        return self._tested
 
     @property
     def tests_alike(self) -> bool:

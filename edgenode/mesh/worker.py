@@ -79,6 +79,12 @@ class UserThread:
         """The node has ended."""
         self._queue.put(None)
 
+    def surfaced(self, error: BaseException) -> BaseException:
+        """Return the error that the node failed with, for the user. Only an error of the user keeps its traceback."""
+        if error is not self.failure or isinstance(error, EdgenodeError):
+            error.__traceback__ = None
+        return error
+
     # --- the user's side ----------------------------------------------------------------------------
 
     def serve(self) -> bool:

@@ -265,6 +265,28 @@ def test_named_metrics_reach_log_and_result(make_mesh: MakeMesh) -> None:
     assert mesh.result["mean_metrics"] == {"loss": 2.5, "perplexity": 12.25}
 
 
+def test_each_round_is_passed_on_for_a_log(make_mesh: MakeMesh) -> None:
+    model, optimizer, schedule = parts()
+    seen: list[tuple[int, dict[str, float], int]] = []
+    mesh = make_mesh(
+        model, optimizer, schedule, on_round=lambda t, values: seen.append((t, values, threading.get_ident()))
+    )
+    mesh.evaluate(lambda: {"auc": 0.5, "return": -7.0})
+    losses = train(mesh, model, optimizer, schedule)
+    assert [(t, values["loss"], thread) for t, values, thread in seen] == [
+        (t, loss, threading.get_ident()) for t, loss in enumerate(losses)
+    ]
+    assert [values.get("test/return") for _, values, _ in seen] == [None] * 4 + [-7.0] * 8  # evaluated after 4 rounds
+
+
+def test_an_error_of_the_log_ends_the_run(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(Net(), on_round=lambda t, values: values["no such metric"])
+    with pytest.raises(KeyError, match="no such metric"):
+        for _ in mesh.loop(shuffled()):
+            mesh.step()
+    assert living() == []
+
+
 def test_layers_keep_their_mode_through_an_evaluation(make_mesh: MakeMesh) -> None:
     model, optimizer, schedule = parts()
     model.body[1].eval()
