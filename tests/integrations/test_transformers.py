@@ -71,11 +71,11 @@ def test_early_stopping_ends_training(alone: Arguments, tmp_path: Path, evaluate
     assert mesh.mesh.result["nodes"][0]["rounds"] == 40  # completed without training: there is no controller
 
 
-def with_best(mesh: Any, folder: Path, *callbacks: Any) -> Any:
+def with_best(mesh: Any, folder: Path, *callbacks: Any, model: Any = None) -> Any:
     """Return a Trainer that measures and saves every third step. It is best after six of twelve."""
     every = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "score"}
-    of_model = trainer(bert(), mesh, folder, **every, **best)
+    of_model = trainer(model or bert(), mesh, folder, **every, **best)
     of_model.compute_metrics = lambda _: {"score": {3: 0.5, 6: 0.9, 9: 0.6, 12: 0.4}[of_model.state.global_step]}
     for callback in callbacks:
         of_model.add_callback(callback)
@@ -154,6 +154,39 @@ def test_restart_continues_with_optimiser_and_schedule(alone: Arguments, tmp_pat
 def test_too_few_steps_are_refused_with_their_number(alone: Arguments, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"allows 11 steps, but the run has 24 .*: set max_steps=24"):
         trainer(bert(), callback(alone(task__local_steps=2)), tmp_path, 11).train()
+
+
+def test_adapters_of_the_run_are_saved_and_loaded(alone: Arguments, tmp_path: Path) -> None:
+    """Also those of the best model, and those that a second run begins with."""
+    peft = pytest.importorskip("peft")
+
+    def with_adapters() -> Any:
+        return peft.get_peft_model(bert(), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+
+    def adapters(model: nn.Module) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in peft.get_peft_model_state_dict(model).items()}
+
+    def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+    mesh, model = callback(alone()), with_adapters()
+    of_model = with_best(mesh, tmp_path, model=model)
+    of_model.train()
+    best = load_file(tmp_path / "trainer" / "checkpoint-6" / "adapter_model.safetensors")
+    assert equal(adapters(model), best)
+    run = with_adapters()
+    LiveModel(mesh.mesh.state_dir, run)
+    assert equal(adapters(run), load_file(tmp_path / "trainer" / "checkpoint-12" / "adapter_model.safetensors"))
+    assert not equal(adapters(run), best)
+
+    run.save_pretrained(str(tmp_path / "adapters"))
+    loaded = peft.PeftModel.from_pretrained(bert(), str(tmp_path / "adapters"), is_trainable=True)
+    assert equal(adapters(loaded), adapters(run))
+    second = callback(alone(run__rounds=1) | {"fresh": True})
+    begins, original = list[dict[str, torch.Tensor]](), second.on_train_begin
+    second.on_train_begin = lambda *args, **kwargs: (original(*args, **kwargs), begins.append(adapters(loaded)))[0]
+    trainer(loaded, second, tmp_path, 1).train()
+    assert equal(begins[0], adapters(run)) and not equal(begins[0], adapters(loaded))
 
 
 def test_only_adapters_are_exchanged(alone: Arguments, tmp_path: Path) -> None:
