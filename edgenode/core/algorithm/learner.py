@@ -25,6 +25,7 @@ from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
 from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout
 from edgenode.core.algorithm.partial_sums import LastPhase, PhaseResult, check_format, division, weights_sent
+from edgenode.core.algorithm.sent_messages import SentMessages
 from edgenode.core.algorithm.sparse_push import (
     Contribution,
     LocalUpdate,
@@ -153,7 +154,7 @@ class VectorLearner:
     ) -> None:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
-        self._sent: dict[int, Sent] = {}
+        self._sent = SentMessages(may_undo=not algorithm_spec.rule.fixed)
         self._unmixed: deque[int] = deque()  # the rounds between compress_update and mix_round
         self._last_phase: LastPhase | None = None
         self._transfer: Transfer | None = None  # of the round between compress_update and mix_round, in an allreduce
@@ -186,7 +187,7 @@ class VectorLearner:
         """The own message of the round that ``mix_round`` mixes next."""
         if not self._unmixed or self._transfer is not None:
             raise LocalProtocolError("no round is between compress_update and mix_round")
-        return self._sent[self._unmixed[0]]
+        return self._sent.unmixed(self._unmixed[0])
 
     @property
     def max_bytes(self) -> int:
@@ -234,9 +235,10 @@ class VectorLearner:
         block, compressor = self._encoded_with(t, handoff)
         part, layout = self._part(block)
         payload = rule.compress(part, compressor, layout, rng)
-        self._sent[t] = Sent(payload, part.u.copy(), step.averaging_rate, block)
+        sent = Sent(payload, part.u.copy(), step.averaging_rate, block)
+        data = self._sent.add(t, sent, compressor.format, layout)
         self._unmixed.append(t)
-        return (compressor.format or codec).encode(payload, layout), tuple(part.u.tolist())
+        return data, tuple(part.u.tolist())
 
     def _random(self, t: int) -> np.random.Generator:
         """The random numbers of a round: the node's own if it trains, or else those of all nodes."""
@@ -289,7 +291,7 @@ class VectorLearner:
         return self.state.part(block), self.layout.part(block, len(self.state.u))
 
     def give(self, self_weight: float) -> None:
-        own = self._sent[self._unmixed[-1]]
+        own = self._sent.unmixed(self._unmixed[-1])
         give_shares(self.state.part(own.block), own, self_weight)
         self._trained.leave_if_biased()
 
@@ -301,25 +303,25 @@ class VectorLearner:
             self._last_phase.mix(self._transfer, [(c.transfer, c.payload, c.u) for c in received if c.transfer])
             self._transfer = None
             return
-        own = self._sent[t]
+        own = self._sent.unmixed(t)
         exchanged = [c for c in received if c.weight != 1.0]
         self.algorithm_spec.rule.mix(self.state.part(own.block), own, self_weight, exchanged)
         for contribution in received:
             if contribution.weight == 1.0:
                 absorb_handoff(self.state, contribution)
+        self._sent.end(t)
         self._trained.leave_if_biased()
 
     def undo_push(self, t: int, weight: float) -> None:
         if self.algorithm_spec.rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a push cannot be undone")
         self._trained.keep_start()
-        own = self._sent[t]
+        own = self._sent.to_undo(t)
         return_share(self.state.part(own.block), own, weight)
         self._trained.leave_if_biased()
 
     def discard_sent(self, t: int) -> None:
-        for old in [sent for sent in self._sent if sent < t]:
-            del self._sent[old]
+        self._sent.discard(t)
 
     def snapshot(self, t: int) -> State:
         if self._average is not None:
