@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 import structlog
@@ -39,7 +40,6 @@ from edgenode.tasks.trainer import BUFFER_PREFIX, LocalStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from threading import Event
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ OnRound = Callable[[int, dict[str, float]], object]
 """Takes the number of a round that was trained, and what to log."""
 
 _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
+_CHUNK = 1 << 20
 _KEPT = re.compile(rf"({_OBJECT}|{_SCHEDULE})\.\d+\.json")
 
 
@@ -94,6 +95,10 @@ class MeshTrainer:
         self._evaluations, self._tested, self._on_round = Evaluations(), NOT_TESTED, on_round
         self._losses: list[float] = []
         self._steps = 0
+        self._read = Event()  # not set while a checkpoint reads the optimisers' state
+        self._read.set()
+        for optimizer in filter(_changes_in_steps, kept):
+            optimizer.register_step_pre_hook(self._before_step)
         self.round = 0
         self.layout, self.size = self._flat.layout, self._flat.size
         self.rounds_per_epoch = 1  # until the run begins
@@ -150,6 +155,14 @@ class MeshTrainer:
         self._watch.end_step()
         return self._steps >= self._local_steps
 
+    def _before_step(self, *_: object) -> None:
+        """Let a checkpoint read the state of the optimiser that is about to step."""
+        self._read.wait()
+
+    def go_on(self) -> None:
+        """No checkpoint reads the state any more: the node that began one has ended."""
+        self._read.set()
+
     def train_until(self, t: int) -> None:
         """The user's schedule is the user's."""
 
@@ -158,8 +171,9 @@ class MeshTrainer:
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         if loss is not None and not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
+        self._read.wait()
         vector, is_difference = self._flat.after_steps()
-        if not np.isfinite(vector).all():
+        if not all(np.isfinite(part).all() for part in np.split(vector, range(_CHUNK, self.size, _CHUNK))):
             raise Diverged("a parameter is NaN or infinite")
         if self._on_round is not None:
             self._on_round(t, {**({} if loss is None else {"loss": loss}), **self._tested.to_log()})
@@ -216,8 +230,10 @@ class MeshTrainer:
     def local_state(self, read: Event | None = None) -> Arrays:
         arrays: Arrays = {name: _plain(tensor).cpu().numpy().copy() for name, tensor in self._buffers().items()}
         for name, kept in self._named():
-            arrays |= pack(name, _schedule_state(kept) if isinstance(kept, LRScheduler) else kept.state_dict())
+            state = _schedule_state(kept) if isinstance(kept, LRScheduler) else kept.state_dict()
+            arrays |= pack(name, state, copy=read is None or not _changes_in_steps(kept))
         arrays |= self._flat.part.own_state()
+        self._read = read or self._read
         return arrays | pack(_POSITION, self._passes.position()) | pack(_EXTRA, self._extra)
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -264,6 +280,11 @@ class MeshTrainer:
         others = [kept for kept in self._kept if not isinstance(kept, LRScheduler)]
         yield from ((f"{_OBJECT}.{i}", kept) for i, kept in enumerate(others))
         yield from ((f"{_SCHEDULE}.{i}", kept) for i, kept in enumerate(schedules))
+
+
+def _changes_in_steps(kept: object) -> TypeGuard[Optimizer]:
+    """Return whether tensors of an object's state change in its step only, before which it calls a hook."""
+    return isinstance(kept, Optimizer) and type(kept).__module__.startswith("torch.optim.")
 
 
 def _schedule_state(schedule: LRScheduler) -> dict[str, Any]:

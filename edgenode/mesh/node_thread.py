@@ -46,7 +46,12 @@ class MeshWorkload:
 
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         self._trainer.rounds_per_epoch = epoch.rounds
+        self.end()
         return self._trainer
+
+    def end(self) -> None:
+        """The process that used the trainer last has ended."""
+        self._trainer.go_on()
 
     def worker(self) -> Worker:
         return self._worker
@@ -79,6 +84,7 @@ class NodeThread:
         except BaseException as exc:
             self.error = exc
         finally:
+            self._workload.end()
             self._worker.end()
 
     def _begins(self, process: NodeProcess) -> None:

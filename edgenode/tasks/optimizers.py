@@ -213,7 +213,7 @@ class TorchDescent(Descent):
             self._scheduler.step()
 
     def state(self, copy: bool = True) -> Arrays:
-        state = pack(OPTIMIZER, self._optimizer.state_dict())
+        state = pack(OPTIMIZER, self._optimizer.state_dict(), copy)
         if self._scheduler is None:
             return state
         return {**state, **pack(SCHEDULE, {"rounds": self._scheduled, "state": self._scheduler.state_dict()})}

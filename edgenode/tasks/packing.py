@@ -30,8 +30,11 @@ _MAPPINGS: dict[str, Any] = {"dict": dict, "counter": Counter, "ordered": Ordere
 _SEQUENCES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def pack(name: str, state: object) -> Arrays:
-    """The arrays of a state, under names that begin with `name`. They share no memory with it.
+def pack(name: str, state: object, copy: bool = True) -> Arrays:
+    """The arrays of a state, under names that begin with `name`.
+
+    Args:
+        copy: they share no memory with the state. Without it, tensors of more than one number may.
 
     Raises:
         ConfigError: the state holds something else than numbers, text, tensors, arrays and collections of them. The
@@ -39,7 +42,7 @@ def pack(name: str, state: object) -> Arrays:
     """
     text = f"{name}.json"
     arrays: Arrays = {text: np.empty(0)}  # so that no tensor takes its name
-    arrays[text] = np.frombuffer(json.dumps(_encoded(state, name, arrays)).encode(), np.uint8)
+    arrays[text] = np.frombuffer(json.dumps(_encoded(state, name, arrays, copy)).encode(), np.uint8)
     return arrays
 
 
@@ -53,12 +56,12 @@ def unpack(name: str, arrays: Mapping[str, NDArray[Any]]) -> Any:
         raise CheckpointError(f"{name!r} cannot be restored: {described(exc)}") from exc
 
 
-def _encoded(value: object, path: str, arrays: Arrays) -> Any:
+def _encoded(value: object, path: str, arrays: Arrays, copy: bool) -> Any:
     """The value as JSON. A list stays a list. An object {kind: content} is anything else that JSON does not have."""
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided:
             raise ConfigError(f"{path} cannot be kept in a checkpoint: a tensor in {value.layout} is not dense")
-        return {"tensor": _kept(_array(value), path, arrays), "dtype": str(value.dtype).removeprefix("torch.")}
+        return {"tensor": _kept(_array(value, copy), path, arrays), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind not in _NUMBERS:
             raise ConfigError(f"{path} cannot be kept in a checkpoint: an array of {value.dtype} does not hold numbers")
@@ -69,9 +72,10 @@ def _encoded(value: object, path: str, arrays: Arrays) -> Any:
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, Mapping):
         kind = next((kind for kind, known in _MAPPINGS.items() if type(value) is known), "dict")
-        return {kind: [[_encoded(k, path, arrays), _encoded(v, f"{path}.{k}", arrays)] for k, v in value.items()]}
+        pairs = value.items()
+        return {kind: [[_encoded(k, path, arrays, copy), _encoded(v, f"{path}.{k}", arrays, copy)] for k, v in pairs]}
     if isinstance(value, list | tuple | set | frozenset):
-        items = [_encoded(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+        items = [_encoded(item, f"{path}.{i}", arrays, copy) for i, item in enumerate(value)]
         kind = next((kind for kind, known in _SEQUENCES.items() if isinstance(value, known)), "")
         return {kind: items} if kind else items
     raise ConfigError(f"{path} cannot be kept in a checkpoint: {type(value).__name__} is not a tensor or a number")
@@ -106,9 +110,11 @@ def _kept(array: NDArray[Any], path: str, arrays: Arrays) -> str:
     return name
 
 
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    """A copy. numpy lacks some of torch's formats, so those travel as bytes."""
-    tensor = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _array(tensor: torch.Tensor, copy: bool) -> NDArray[Any]:
+    """The numbers in the order of their positions. numpy lacks some of torch's formats, so those travel as bytes."""
+    tensor = tensor.detach().cpu().contiguous()
+    if copy or tensor.numel() == 1:
+        tensor = tensor.clone()
     with suppress(TypeError):
         if (array := tensor.numpy()).dtype.kind in _NUMBERS:
             return array
