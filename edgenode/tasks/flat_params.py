@@ -68,25 +68,29 @@ class FlatParameters:
 
     def read(self) -> Vector:
         """Return the parameters as a new array [size]."""
-        vector: Vector = self._gathered(torch.float32).numpy()
-        return vector
+        vector = torch.empty(self.size)
+        self._gather(vector)
+        return vector.numpy()
 
     def after_steps(self) -> tuple[Vector, bool]:
         """Return the parameters [size], or what has changed in them since `load`, and whether it is the latter.
 
-        Parameters in float32 are returned, in an array that may be `staging`. In other formats, their change does not
-        contain what rounding made of the vector that was loaded.
+        Parameters in float32 are returned, in `staging`. In other formats, their change does not contain what rounding
+        made of the vector that was loaded.
         """
         if self.is_float32:
             return self._current(), False
-        pieces = zip(self.parameters.values(), _pieces(self._staged, self.parameters), strict=True)
-        loaded = torch.cat([piece.to(p.dtype).double().reshape(-1) for p, piece in pieces])
-        difference: Vector = (self._gathered(torch.float64) - loaded).float().numpy()
-        return difference, True
+        difference = torch.empty(self.size)
+        parameters = self.parameters
+        rows = zip(parameters.values(), _pieces(self._staged, parameters), _pieces(difference, parameters), strict=True)
+        for parameter, loaded, changed in rows:
+            changed.copy_(parameter.detach().cpu().double() - loaded.to(parameter.dtype).double())
+        return difference.numpy(), True
 
     def _current(self) -> Vector:
-        """The parameters [size], in an array that may be `staging`."""
-        return self.read()
+        """The parameters [size], in `staging`."""
+        self._gather(self._staged)
+        return self.staging
 
     def facts(self) -> dict[str, str]:
         """Return the shape of each shared parameter, as facts that must be equal on all nodes."""
@@ -114,12 +118,11 @@ class FlatParameters:
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of {self.size} parameters")
         np.copyto(self.staging, vector)
 
-    def _gathered(self, dtype: torch.dtype) -> Tensor:
-        """A new tensor [size] on the CPU."""
-        device = next(iter(self.parameters.values())).device
-        pieces = [p.detach().reshape(-1).to(device, dtype) for p in self.parameters.values()]
-        gathered = torch.cat(pieces)
-        return gathered if gathered.device.type == "cpu" else gathered.cpu()
+    def _gather(self, flat: Tensor) -> None:
+        """Copy the parameters into a tensor [size]."""
+        with torch.no_grad():
+            for parameter, piece in zip(self.parameters.values(), _pieces(flat, self.parameters), strict=True):
+                piece.copy_(parameter)
 
 
 class FlatModel(FlatParameters):

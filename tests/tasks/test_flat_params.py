@@ -36,6 +36,13 @@ def test_vector_goes_in_and_comes_out_unchanged(make: type) -> None:
 
 
 @pytest.mark.parametrize("make", [FlatParameters, lambda model: FlatModel(model, CPU)])
+def test_model_after_steps_takes_no_memory_of_its_own(make: type) -> None:
+    flat = make(small_net())
+    vector, _ = flat.after_steps()
+    assert vector is flat.staging
+
+
+@pytest.mark.parametrize("make", [FlatParameters, lambda model: FlatModel(model, CPU)])
 def test_vector_is_loaded_from_where_it_is_staged(make: type) -> None:
     flat, vector = make(small_net()), random_vector(flat_size := FlatParameters(small_net()).size)
     flat.staging[:] = vector
