@@ -43,6 +43,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ _VALUES = (  # bits, and whether they are fitted
 )  # fmt: skip
 _CODED = len(_VALUES)  # integers of 8 bits in a Huffman code
 _LARGEST_PARAMETER = 31
+_CHUNK = 65_536  # a multiple of 8: numbers of any width that begin at one begin a byte
 _NARROW = 8  # bits: eight numbers that are not wider fit a word of 64
 _WORDS: Mapping[int, str] = {16: ">u2", 32: ">u4"}  # of wider numbers, by their bits
 
@@ -67,7 +69,7 @@ _WORDS: Mapping[int, str] = {16: ">u2", 32: ">u4"}  # of wider numbers, by their
 def encode(payload: Payload, layout: Layout) -> bytes:
     """The bytes of a payload."""
     values = payload.values
-    parts: list[bytes] = []
+    parts: list[bytes | memoryview] = []
     unary = b""
     kind, codes = _VALUES.index((values.bits, values.fitted)), _pack_codes(values)
     if values.bits == 8 and len(huffman := _huffman(codes)) < len(codes):
@@ -83,8 +85,8 @@ def encode(payload: Payload, layout: Layout) -> bytes:
         scales = values.scales.astype("<f4")
         parts.append((scales.view("<u4") >> 16).astype("<u2").tobytes() if values.fitted else scales.tobytes())
     parts.append(codes)
-    body = b"".join([*parts, unary])
-    return _HEADER.pack(form, _checksum(form, body)) + body
+    parts.append(unary)
+    return b"".join([_HEADER.pack(form, _checksum(form, *parts)), *parts])  # the only copy of float32 numbers
 
 
 def decode(data: bytes, layout: Layout) -> Payload:
@@ -197,13 +199,16 @@ class _Reader:
         return np.frombuffer(decoded, dtype=np.uint8)
 
 
-def _huffman(codes: bytes) -> bytes:
+def _huffman(codes: bytes | memoryview) -> bytes:
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS, strategy=zlib.Z_HUFFMAN_ONLY)
     return deflate.compress(codes) + deflate.flush()
 
 
-def _checksum(form: int, body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(bytes([form])))
+def _checksum(form: int, *body: bytes | memoryview) -> int:
+    found = zlib.crc32(bytes([form]))
+    for part in body:
+        found = zlib.crc32(part, found)
+    return found
 
 
 def _rice_parameter(gaps: Ints) -> int:
@@ -234,6 +239,11 @@ def _pack(numbers: NDArray[np.integer], width: int) -> bytes:
         bits, word = _word(width)
         stream = np.unpackbits(numbers.astype(word).view(np.uint8)).reshape(-1, bits)
         return np.packbits(stream[:, bits - width :]).tobytes()
+    chunks = (numbers[begin : begin + _CHUNK] for begin in range(0, len(numbers), _CHUNK))
+    return b"".join(_pack_narrow(chunk, width) for chunk in chunks)
+
+
+def _pack_narrow(numbers: NDArray[np.integer], width: int) -> bytes:
     groups = np.zeros((-(-len(numbers) // 8), 8), dtype=np.int64)
     groups.reshape(-1)[: len(numbers)] = numbers & ((1 << width) - 1)
     words = groups @ (1 << _places(width))
@@ -242,7 +252,7 @@ def _pack(numbers: NDArray[np.integer], width: int) -> bytes:
     )
 
 
-def _unpack(reader: _Reader, entries: int, width: int) -> Ints:
+def _unpack(reader: _Reader, entries: int, width: int, dtype: type[np.integer] = np.int64) -> NDArray[Any]:
     """The inverse of ``_pack``. ``take`` fails first if the bytes are not there."""
     packed = reader.take((entries * width + 7) // 8)
     if width > _NARROW:
@@ -250,6 +260,14 @@ def _unpack(reader: _Reader, entries: int, width: int) -> Ints:
         stream = np.zeros((entries, bits), dtype=np.uint8)
         stream[:, bits - width :] = np.unpackbits(packed, count=entries * width).reshape(entries, width)
         return np.packbits(stream).view(word).astype(np.int64)
+    numbers = np.empty(entries, dtype=dtype)
+    for begin in range(0, entries, _CHUNK):
+        chunk = numbers[begin : begin + _CHUNK]
+        chunk[:] = _unpack_narrow(packed[begin * width // 8 :][: (len(chunk) * width + 7) // 8], len(chunk), width)
+    return numbers
+
+
+def _unpack_narrow(packed: NDArray[np.uint8], entries: int, width: int) -> Ints:
     groups = np.zeros((-(-entries // 8), 8), dtype=np.uint8)
     padded = np.zeros(len(groups) * width, dtype=np.uint8)
     padded[: len(packed)] = packed
@@ -294,18 +312,23 @@ def _indices(gaps: Ints, layout: Layout) -> Ints:
     return indices
 
 
-def _pack_codes(values: Values) -> bytes:
+def _pack_codes(values: Values) -> bytes | memoryview:
     codes, bits = values.codes, values.bits
     match bits:
         case 32:
-            return codes.astype("<f4").tobytes()
+            return _data(codes.astype("<f4", copy=False))
         case 16:
-            return codes.astype("<u2").tobytes()
+            return _data(codes.astype("<u2", copy=False))
         case 8:
-            return codes.astype(np.int8).tobytes()
+            return _data(codes.astype(np.int8, copy=False))
         case 1 if not values.fitted:
             return np.packbits(codes < 0).tobytes()  # type: ignore[operator]  # integers
     return _pack(codes.astype(np.int8), bits)  # the low bits, as two's complement
+
+
+def _data(codes: NDArray[np.generic]) -> memoryview:
+    """The bytes of an array, which are not copied if it is contiguous."""
+    return np.ascontiguousarray(codes).view(np.uint8).data
 
 
 def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted: bool, coded: bool) -> Values:
@@ -320,12 +343,12 @@ def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted:
     if bits == 8:
         levels = (reader.take_coded(entries) if coded else reader.take(entries)).view(np.int8)
     else:
-        plain = _unpack(reader, entries, bits)
+        plain = _unpack(reader, entries, bits, np.uint8 if fitted else np.int8)
         if fitted:
-            return Values(plain.astype(np.uint8), bits, scales, fitted=True)
+            return Values(plain, bits, scales, fitted=True)
         if bits == 1:
-            return Values(1 - 2 * plain.astype(np.int8), bits, scales)
-        levels = (plain - ((plain >> (bits - 1)) << bits)).astype(np.int8)
+            return Values(1 - 2 * plain, bits, scales)
+        levels = plain - ((plain >> (bits - 1)) << bits)
     if (levels == -(1 << (bits - 1))).any():
         raise RemoteProtocolError("an integer value is out of range")
     return Values(levels, bits, scales)

@@ -6,7 +6,7 @@ random quantisation and their combinations are thus one class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -67,6 +67,26 @@ LEVELS: Mapping[int, Floats] = {
 (Max, "Quantizing for minimum distortion", 1960, table 1)."""
 
 
+def spread(of_tensors: Floats, counts: Ints) -> Iterator[tuple[slice, Floats]]:
+    """Yield the number of its tensor for each kept entry, [tensors] -> [k], chunk by chunk, with the chunk's slice."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    if total <= _CHUNK:
+        yield slice(0, total), np.repeat(of_tensors, counts)
+        return
+    for begin in range(0, total, _CHUNK):
+        end = min(begin + _CHUNK, total)
+        first, last = np.searchsorted(ends, (begin, end - 1), side="right")
+        bounds = np.clip(ends[first : last + 1], begin, end)
+        yield slice(begin, end), np.repeat(of_tensors[first : last + 1], np.diff(bounds, prepend=begin))
+
+
+def largest_magnitude(numbers: Floats) -> np.float32:
+    """The largest magnitude, 0 of no numbers. NaN if one is."""
+    largest: np.float32 = np.maximum(-numbers.min(initial=0), numbers.max(initial=0))
+    return largest
+
+
 @dataclass(frozen=True, eq=False)
 class Values:
     """Numbers as they are sent: ``codes`` in float32, bfloat16 (as uint16) or signed integers of ``bits`` bits.
@@ -85,11 +105,16 @@ class Values:
     def decode(self, counts: Ints) -> Floats:
         """The numbers, float32 [k], where ``counts`` are the entries per tensor."""
         if self.scales is not None:
-            if self.fitted:
-                return np.take(LEVELS[self.bits], self.codes.astype(np.intp)) * np.repeat(self.scales, counts)
-            return self.codes.astype(np.float32) * np.repeat(self.scales, counts)
+            numbers = np.empty(len(self.codes), dtype=np.float32)
+            for where, scales in spread(self.scales, counts):
+                codes = self.codes[where]
+                levels = LEVELS[self.bits][codes] if self.fitted else codes.astype(np.float32)
+                np.multiply(levels, scales, out=numbers[where])
+            return numbers
         if self.bits == 16:
-            return (self.codes.astype(np.uint32) << 16).view(np.float32)
+            shifted = self.codes.astype(np.uint32)
+            shifted <<= 16
+            return shifted.view(np.float32)
         return self.codes  # type: ignore[return-value]  # float32 by construction
 
 
@@ -235,7 +260,7 @@ class Compressor:
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of size {layout.size}")
         counts, indices = self.select(vector, layout)
         numbers = vector if indices is None else vector[indices]
-        largest = np.abs(numbers).max(initial=0)
+        largest = largest_magnitude(numbers)
         if not largest < DIVERGED:  # also true for NaN
             raise Diverged(f"a number to send is {largest:.4g}")
         values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
-from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout
+from edgenode.core.algorithm.compression import DIVERGED, Compressor, Floats, Layout, largest_magnitude
 from edgenode.core.algorithm.partial_sums import LastPhase, PhaseResult, check_format, division, weights_sent
 from edgenode.core.algorithm.sent_messages import SentMessages
 from edgenode.core.algorithm.sparse_push import (
@@ -276,7 +276,7 @@ class VectorLearner:
         payload = codec.decode_as(payload_format, data, layout)
         if transfer is not None:
             check_format(payload, self.algorithm_spec.gossip_compressor)
-        largest = np.abs(payload.numbers).max(initial=0.0)
+        largest = largest_magnitude(payload.numbers)
         if not largest < _MOST:
             raise RemoteProtocolError(f"a number of {largest:.4g} in round {t}: a node ends before it sends one")
         return Contribution(weight, np.array(u), payload, transfer)
@@ -325,7 +325,8 @@ class VectorLearner:
 
     def snapshot(self, t: int) -> State:
         if self._average is not None:
-            zeros = {name: np.zeros_like(vector) for name, vector in self.state.vectors.items()}
+            # zeros_like would write them. These take no memory.
+            zeros = {name: np.zeros(self.layout.size, np.float32) for name in self.state.vectors}
             return State.of({**zeros, "x": self._average}, np.ones_like(self.state.u))
         return self.state if self._keeps_still(t) else self.state.copy()
 

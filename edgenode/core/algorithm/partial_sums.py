@@ -73,7 +73,10 @@ class Division:
 
     def debiased(self, transfer: Transfer, x: Numbers, u: Numbers) -> Numbers:
         """z of the parts that are sent, from their x and u."""
-        z: Numbers = x / np.repeat(u.astype(x.dtype), joined(np.diff(self.pieces), self.weights(transfer)))
+        z, weights = np.empty_like(x), u.astype(x.dtype)
+        ends = np.cumsum(joined(np.diff(self.pieces), self.weights(transfer))).tolist()
+        for begin, end, weight in zip([0, *ends], ends, weights, strict=False):
+            np.divide(x[begin:end], weight, out=z[begin:end])
         return z
 
     def _numbers(self, bounds: Ints, transfer: Transfer) -> list[slice]:
@@ -115,12 +118,15 @@ class PartialSums:
     def leave(self, transfer: Transfer) -> None:
         """The sums of some parts are somewhere else now."""
         for held, where in self._held(transfer):
-            put(held, where, 0 * joined(held, where))
+            for part in where:
+                held[part] *= 0
 
     def add(self, transfer: Transfer, x: Numbers, u: Numbers) -> None:
         """Add sums of some parts that arrive."""
         for (held, where), arriving in zip(self._held(transfer), (x, u), strict=True):
-            put(held, where, joined(held, where) + arriving)
+            at = 0
+            for part in where:
+                held[part] += arriving[at : (at := at + part.stop - part.start)]
 
     def average(self, transfer: Transfer) -> Numbers:
         """z of some parts."""
@@ -242,7 +248,10 @@ class LastPhase:
         """Note how far away the models in a message of the reduce are."""
         if len(x):
             where = self._of.entries(transfer)
-            difference = self._of.debiased(transfer, x, u) - joined(debias(self._state), where)
+            difference = self._of.debiased(transfer, x, u)
+            z, at = debias(self._state), 0
+            for part in where:
+                difference[at : (at := at + part.stop - part.start)] -= z[part]
             self._others.append(Others(where, float(np.linalg.norm(difference)), 1 << len(self._others)))
 
     @property

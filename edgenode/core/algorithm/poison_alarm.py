@@ -145,7 +145,8 @@ class PoisonAlarm:
 
 def _level(numbers: Floats, u: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     """The length of a message on the scale of z. Infinite if it overflows."""
-    return float(np.sqrt(np.dot(numbers, numbers)) / (np.add.reduce(u) / len(u)))
+    aligned = np.require(numbers, requirements="A")  # numpy would copy both operands
+    return float(np.sqrt(np.dot(aligned, aligned)) / (np.add.reduce(u) / len(u)))
 
 
 def _reason(level: float, expected: float, contribution: Contribution, members: int) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.algorithm.compression import LEVELS, Floats, Ints, Quantise, Values, as_float32
+from edgenode.core.algorithm.compression import LEVELS, Floats, Ints, Quantise, Values, as_float32, spread
 
 
 def as_bfloat16(numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
@@ -43,14 +43,17 @@ class Integers:
 
     def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
         largest = 2 ** (self.bits - 1) - 1
-        scales = per_tensor(np.maximum, np.abs(numbers), counts) / np.float32(largest)
+        scales = _largest_magnitudes(numbers, counts) / np.float32(largest)
         if self.coarseness:
             scales = np.maximum(scales, np.float32(self.coarseness) * _root_mean_squares(numbers, counts))
-        steps = np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
-        codes = np.clip(np.rint(numbers / steps), -largest, largest).astype(np.int8)
+        codes = np.empty(len(numbers), dtype=np.int8)
+        for where, steps in spread(_positive(scales), counts):
+            ratios = numbers[where] / steps
+            codes[where] = np.clip(np.rint(ratios, out=ratios), -largest, largest, out=ratios)
         return Values(codes, bits=self.bits, scales=scales)
 
 
+_CHUNK = 65_536
 _FITS = 3  # more gain nothing for normal numbers or equal magnitudes
 
 
@@ -77,14 +80,13 @@ class Fitted:
         scales = _root_mean_squares(numbers, counts)
         codes = self._nearest(numbers, scales, counts)
         for _ in range(_FITS):
-            levels = LEVELS[self.bits][codes]
-            squares = np.maximum(per_tensor(np.add, levels * levels, counts), np.float32(1e-9))
-            scales = (per_tensor(np.add, levels * numbers, counts) / squares).astype(np.float32)
+            squares, products = self._sums(numbers, codes, counts)
+            scales = (products / np.maximum(squares, np.float32(1e-9))).astype(np.float32)
             before, codes = codes, self._nearest(numbers, scales, counts)
             if np.array_equal(codes, before):
                 break  # every further step would repeat this one
         if self.bits > 1:
-            largest = per_tensor(np.maximum, np.abs(numbers), counts)
+            largest = _largest_magnitudes(numbers, counts)
             scales = np.maximum(scales, largest / (2 * LEVELS[self.bits][-1]))
         scales = (_bfloat16(scales).astype(np.uint32) << 16).view(np.float32)
         return Values(self._nearest(numbers, scales, counts), self.bits, scales, fitted=True)
@@ -92,11 +94,21 @@ class Fitted:
     def _nearest(self, numbers: Floats, scales: Floats, counts: Ints) -> NDArray[np.uint8]:
         """The code of the nearest level of each number. Numbers on a border take the lower level."""
         levels = LEVELS[self.bits]
-        ratios = numbers / np.repeat(np.where(scales > 0, scales, np.float32(1)), counts)
         codes = np.zeros(len(numbers), dtype=np.uint8)
-        for border in (levels[1:] + levels[:-1]) / 2:
-            codes += ratios > border
+        for where, steps in spread(_positive(scales), counts):
+            ratios, found = numbers[where] / steps, codes[where]
+            for border in (levels[1:] + levels[:-1]) / 2:
+                found += ratios > border
         return codes
+
+    def _sums(self, numbers: Floats, codes: NDArray[np.uint8], counts: Ints) -> tuple[Floats, Floats]:
+        """|level|^2 and <v, level> of each tensor."""
+        squares, products = np.zeros((2, len(counts)), dtype=np.float32)
+        for tensors, where in _groups(counts):
+            levels = LEVELS[self.bits][codes[where]]
+            squares[tensors] = per_tensor(np.add, levels * levels, counts[tensors])
+            products[tensors] = per_tensor(np.add, levels * numbers[where], counts[tensors])
+        return squares, products
 
 
 as_int8 = Integers(8)
@@ -129,18 +141,51 @@ class Random:
 
     def __call__(self, numbers: Floats, counts: Ints, rng: np.random.Generator) -> Values:
         levels = np.float32(2**self.bits - 1)
-        norms = np.sqrt(per_tensor(np.add, numbers * numbers, counts))
+        norms = np.sqrt(_squares(numbers, counts))
         tau = 1 + np.minimum(counts / levels**2, np.sqrt(counts) / levels)
-        safe = np.repeat(np.where(norms > 0, norms, np.float32(1)), counts)
-        noise = rng.random(len(numbers), dtype=np.float32)
-        level = np.minimum(np.floor(levels * np.abs(numbers) / safe + noise), levels)
-        codes = np.where(np.repeat(norms > 0, counts), np.sign(numbers) * level, 0).astype(np.int8)
+        codes = np.empty(len(numbers), dtype=np.int8)
+        for where, own in spread(norms, counts):
+            part = numbers[where]
+            noise = rng.random(len(part), dtype=np.float32)
+            level = np.minimum(np.floor(levels * np.abs(part) / _positive(own) + noise), levels)
+            codes[where] = np.where(own > 0, np.sign(part) * level, 0)
         return Values(codes, bits=self.bits + 1, scales=(norms / (levels * tau)).astype(np.float32))
 
 
 def _root_mean_squares(numbers: Floats, counts: Ints) -> Floats:
     """The root mean square of each tensor, [tensors]."""
-    return np.sqrt(per_tensor(np.add, numbers * numbers, counts) / np.maximum(counts, 1)).astype(np.float32)
+    return np.sqrt(_squares(numbers, counts) / np.maximum(counts, 1)).astype(np.float32)
+
+
+def _squares(numbers: Floats, counts: Ints) -> Floats:
+    """The sum of the squares of each tensor, [tensors]."""
+    sums = np.zeros(len(counts), dtype=np.float32)
+    for tensors, where in _groups(counts):
+        sums[tensors] = per_tensor(np.add, numbers[where] * numbers[where], counts[tensors])
+    return sums
+
+
+def _largest_magnitudes(numbers: Floats, counts: Ints) -> Floats:
+    """The largest magnitude of each tensor, [tensors]."""
+    return np.maximum(per_tensor(np.maximum, numbers, counts), -per_tensor(np.minimum, numbers, counts))
+
+
+def _positive(scales: Floats) -> Floats:
+    """The scales, with 1 in place of 0, to divide by."""
+    return np.where(scales > 0, scales, np.float32(1))
+
+
+def _groups(counts: Ints) -> Iterator[tuple[slice, slice]]:
+    """Yield groups of tensors, and their entries: single tensors, or several with few entries together.
+
+    What is computed group by group takes no vector of size k.
+    """
+    ends = np.cumsum(counts)
+    first = begin = 0
+    while first < len(counts):
+        last = max(first + 1, int(np.searchsorted(ends, begin + _CHUNK, side="right")))
+        yield slice(first, last), slice(begin, begin := int(ends[last - 1]))
+        first = last
 
 
 def per_tensor(reduce: np.ufunc, numbers: Floats, counts: Ints) -> Floats:
