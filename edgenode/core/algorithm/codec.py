@@ -42,12 +42,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgenode.core.algorithm.bit_packing import pack, packed_bytes, unpack
 from edgenode.core.algorithm.compression import LEVELS, Floats, Ints, Layout, Payload, PayloadFormat, Values
 from edgenode.errors import RemoteProtocolError
 
@@ -61,9 +60,6 @@ _VALUES = (  # bits, and whether they are fitted
 )  # fmt: skip
 _CODED = len(_VALUES)  # integers of 8 bits in a Huffman code
 _LARGEST_PARAMETER = 31
-_CHUNK = 65_536  # a multiple of 8: numbers of any width that begin at one begin a byte
-_NARROW = 8  # bits: eight numbers that are not wider fit a word of 64
-_WORDS: Mapping[int, str] = {16: ">u2", 32: ">u4"}  # of wider numbers, by their bits
 
 
 def encode(payload: Payload, layout: Layout) -> bytes:
@@ -79,7 +75,7 @@ def encode(payload: Payload, layout: Layout) -> bytes:
         form |= _SPARSE
         gaps = np.diff(payload.indices, prepend=-1) - 1
         k = _rice_parameter(gaps)
-        parts += [_COUNT.pack(len(gaps), k), _pack(gaps & ((1 << k) - 1), k)]
+        parts += [_COUNT.pack(len(gaps), k), pack(gaps & ((1 << k) - 1), k)]
         unary = _unary(gaps >> k)
     if values.scales is not None:
         scales = values.scales.astype("<f4")
@@ -113,7 +109,7 @@ def decode(data: bytes, layout: Layout) -> Payload:
     reader = _Reader(body)
     if form & _SPARSE:
         entries, k = _read_count(reader, least, layout)
-        low = _unpack(reader, entries, k)
+        low = unpack(reader.take(packed_bytes(entries, k)), entries, k)
         values = _read_values(reader, entries, len(layout.sizes), bits, fitted, coded)
         indices = _indices((_read_quotients(reader, entries, layout) << k) + low, layout)
         return Payload(np.diff(np.searchsorted(indices, layout.offsets)), indices, values)
@@ -228,59 +224,6 @@ def _unary(quotients: Ints) -> bytes:
     return np.packbits(stream).tobytes()
 
 
-def _word(width: int) -> tuple[int, str]:
-    """The bits and the type of the smallest word that holds numbers of a width."""
-    return next((bits, word) for bits, word in _WORDS.items() if width <= bits)
-
-
-def _pack(numbers: NDArray[np.integer], width: int) -> bytes:
-    """The numbers in ``width`` bits each, high bits first."""
-    if width > _NARROW:
-        bits, word = _word(width)
-        stream = np.unpackbits(numbers.astype(word).view(np.uint8)).reshape(-1, bits)
-        return np.packbits(stream[:, bits - width :]).tobytes()
-    chunks = (numbers[begin : begin + _CHUNK] for begin in range(0, len(numbers), _CHUNK))
-    return b"".join(_pack_narrow(chunk, width) for chunk in chunks)
-
-
-def _pack_narrow(numbers: NDArray[np.integer], width: int) -> bytes:
-    groups = np.zeros((-(-len(numbers) // 8), 8), dtype=np.int64)
-    groups.reshape(-1)[: len(numbers)] = numbers & ((1 << width) - 1)
-    words = groups @ (1 << _places(width))
-    return (
-        words.astype(">i8").view(np.uint8).reshape(-1, 8)[:, 8 - width :].tobytes()[: (len(numbers) * width + 7) // 8]
-    )
-
-
-def _unpack(reader: _Reader, entries: int, width: int, dtype: type[np.integer] = np.int64) -> NDArray[Any]:
-    """The inverse of ``_pack``. ``take`` fails first if the bytes are not there."""
-    packed = reader.take((entries * width + 7) // 8)
-    if width > _NARROW:
-        bits, word = _word(width)
-        stream = np.zeros((entries, bits), dtype=np.uint8)
-        stream[:, bits - width :] = np.unpackbits(packed, count=entries * width).reshape(entries, width)
-        return np.packbits(stream).view(word).astype(np.int64)
-    numbers = np.empty(entries, dtype=dtype)
-    for begin in range(0, entries, _CHUNK):
-        chunk = numbers[begin : begin + _CHUNK]
-        chunk[:] = _unpack_narrow(packed[begin * width // 8 :][: (len(chunk) * width + 7) // 8], len(chunk), width)
-    return numbers
-
-
-def _unpack_narrow(packed: NDArray[np.uint8], entries: int, width: int) -> Ints:
-    groups = np.zeros((-(-entries // 8), 8), dtype=np.uint8)
-    padded = np.zeros(len(groups) * width, dtype=np.uint8)
-    padded[: len(packed)] = packed
-    groups[:, 8 - width :] = padded.reshape(len(groups), width)
-    words = groups.view(">i8").astype(np.int64)
-    return ((words >> _places(width)) & ((1 << width) - 1)).reshape(-1)[:entries]
-
-
-def _places(width: int) -> Ints:
-    """The shifts, in bits, of eight numbers of a width in their word."""
-    return width * np.arange(7, -1, -1)
-
-
 def _read_count(reader: _Reader, least_bits: int, layout: Layout) -> tuple[int, int]:
     """The number of entries, and the Rice parameter. The bytes that they announce are there."""
     entries, k = _COUNT.unpack(reader.take(_COUNT.size).tobytes())
@@ -323,7 +266,7 @@ def _pack_codes(values: Values) -> bytes | memoryview:
             return _data(codes.astype(np.int8, copy=False))
         case 1 if not values.fitted:
             return np.packbits(codes < 0).tobytes()  # type: ignore[operator]  # integers
-    return _pack(codes.astype(np.int8), bits)  # the low bits, as two's complement
+    return pack(codes.astype(np.int8), bits)  # the low bits, as two's complement
 
 
 def _data(codes: NDArray[np.generic]) -> memoryview:
@@ -343,7 +286,8 @@ def _read_values(reader: _Reader, entries: int, tensors: int, bits: int, fitted:
     if bits == 8:
         levels = (reader.take_coded(entries) if coded else reader.take(entries)).view(np.int8)
     else:
-        plain = _unpack(reader, entries, bits, np.uint8 if fitted else np.int8)
+        packed = reader.take(packed_bytes(entries, bits))
+        plain = unpack(packed, entries, bits, np.uint8 if fitted else np.int8)
         if fitted:
             return Values(plain, bits, scales, fitted=True)
         if bits == 1:

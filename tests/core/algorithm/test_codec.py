@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.core.algorithm.codec import _pack, _Reader, _unpack, decode, encode, max_bytes
+from edgenode.core.algorithm.bit_packing import pack, packed_bytes, unpack
+from edgenode.core.algorithm.codec import decode, encode, max_bytes
 from edgenode.core.algorithm.compression import (
     LEVELS,
     Compressor,
@@ -137,10 +138,17 @@ def test_packed_numbers_are_a_string_of_their_bits(width: int, entries: int) -> 
     numbers = np.random.default_rng(0).integers(0, 1 << width, entries)
     bits = "".join(f"{number:0{width}b}" for number in numbers) if width else ""
     expected = bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
-    assert _pack(numbers, width) == expected
-    reader = _Reader(memoryview(expected + b"more"))
-    assert np.array_equal(_unpack(reader, entries, width), numbers)
-    assert reader.left == len(b"more")
+    assert pack(numbers, width) == expected and packed_bytes(entries, width) == len(expected)
+    assert np.array_equal(unpack(np.frombuffer(expected, np.uint8), entries, width), numbers)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_many_packed_numbers_are_those_of_their_parts(width: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 1 << width, 150_003)
+    packed = pack(numbers, width)
+    assert packed == pack(numbers[:8_000], width) + pack(numbers[8_000:72_000], width) + pack(numbers[72_000:], width)
+    unpacked = unpack(np.frombuffer(packed, np.uint8), len(numbers), width, np.uint8)
+    assert unpacked.dtype == np.uint8 and np.array_equal(unpacked, numbers)
 
 
 def test_four_bit_values_take_half_a_byte_each() -> None:
