@@ -219,7 +219,7 @@ class MeshTrainer:
 
     def named_tensors(self, z: Floats) -> dict[str, Tensor]:
         self._flat.load(z)
-        return {name: value.detach().cpu().clone() for name, value in plain_state_dict(self._flat.model).items()}
+        return {name: value.detach().cpu() for name, value in plain_state_dict(self._flat.model).items()}
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -138,7 +138,7 @@ class Trainer(Protocol):
         ...
 
     def named_tensors(self, z: Floats) -> dict[str, Tensor]:
-        """The state dict of the model z [d], as copies on the CPU."""
+        """The state dict of the model z [d], on the CPU. The next call may change its tensors."""
         ...
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from edgenode.errors import CheckpointError, ConfigError
+from edgenode.storage import tensor_file
 from edgenode.storage.replacement import check_replaceable, replacing
 
 if TYPE_CHECKING:
@@ -59,12 +60,10 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     Raises:
         CheckpointError: the disk does not accept it. The old file stays.
     """
-    from safetensors.torch import save_file
-
     try:
-        with replacing(path) as draft:
-            save_file(tensors, draft, metadata)
-    except (OSError, SafetensorError) as exc:
+        with replacing(path) as draft, draft.open("wb") as file:
+            file.writelines(tensor_file.parts(tensors, metadata))
+    except OSError as exc:
         raise CheckpointError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 

@@ -313,9 +313,9 @@ class TaskTrainer:
         return {BUFFER_PREFIX + name: tensor for name, tensor in self._flat.buffers().items()}
 
     def named_tensors(self, z: Vector) -> dict[str, Tensor]:
-        """Return the state dict of the model `z` [size] with this node's buffers, as copies on the CPU."""
+        """Return the state dict of the model `z` [size] with this node's buffers, on the CPU. It is the model's own."""
         self._load(z)
-        return {name: value.detach().cpu().clone() for name, value in plain_state_dict(self._flat.model).items()}
+        return {name: value.detach().cpu() for name, value in plain_state_dict(self._flat.model).items()}
 
 
 @contextmanager

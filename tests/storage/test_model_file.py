@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,6 +43,31 @@ def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.metadata == {"round": "7"}
     assert found.version == model_file.version(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_tensors_of_every_kind_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tied = torch.randn(3, 4)
+    formats = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2)
+    tensors = {
+        "one": tied, "two": tied, "across": tied.t(), "number": torch.tensor(3), "nothing": torch.zeros(0, 3),
+        **{str(dtype): torch.arange(5).to(dtype) for dtype in formats},
+    }  # fmt: skip
+    model_file.write(tmp_path / "m", tensors, {"round": "7", "node": "é"})
+    found = model_file.read(tmp_path / "m")
+    assert found.metadata == {"round": "7", "node": "é"} and found.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name].float(), tensor.float())
+
+
+def test_model_is_written_without_a_copy(tmp_path: Path) -> None:
+    tensors = {"w": torch.zeros(500, 500), "v": torch.zeros(500, 500)}
+    write(tmp_path / "m")
+    tracemalloc.start()
+    model_file.write(tmp_path / "m", tensors, {"round": "7"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.1 * sum(tensor.nbytes for tensor in tensors.values())
 
 
 def test_every_write_makes_another_version(tmp_path: Path) -> None:
