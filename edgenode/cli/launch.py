@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from edgenode.cli.launched import Launch, noted
+from edgenode.cli.scripts import Script, environ_of_run, how_it_ended, module_option, script_of
 from edgenode.cli.shared_options import (
     config_option,
     load_config,
@@ -30,7 +31,6 @@ from edgenode.cli.shared_options import (
 )
 from edgenode.config.load import load
 from edgenode.config.schema import Config
-from edgenode.config.sections import SECTIONS
 from edgenode.errors import EdgenodeError, first_cause
 from edgenode.node.node_options import NODE_OPTIONS
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
@@ -47,8 +47,7 @@ _LINE_END = re.compile(rb"[\r\n]+")
               help="Number of processes. [default: run.nodes of run.toml]")  # fmt: skip
 @config_option
 @set_option
-@click.option("-m", "--module", is_flag=True,
-              help="SCRIPT is the name of a module, as of python -m.")  # fmt: skip
+@module_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for checkpoints and results. A run in it resumes. [default: runs/launch-TIME]")  # fmt: skip
 @click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0),
@@ -84,16 +83,14 @@ def launch(
     """
     settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
     config = load_config(config_path, settings)
-    if not module and not Path(script).is_file():
-        raise click.UsageError(f"{script} is not a file; a module needs -m")
+    program = script_of(script, module, arguments)
     given, out = out, results_folder(out, "launch")
     if config.run.cluster == Config().run.cluster:  # another launch on this network may have it, too
         settings = (*settings, f"run.cluster={_own_cluster(out)}")
         config = load(config_path, overrides(settings))
-    program = [sys.executable, *(["-m"] if module else []), script]
-    arguments = arguments[1:] if arguments[:1] == ("--",) else arguments
     again = _command(sys.argv[1:], None if given else out)
-    fleet = Fleet(config, out, program, arguments, _environ(config_path, settings), max_restarts, track, again)
+    environ = environ_of_run(config_path, settings)
+    fleet = Fleet(config, out, program, environ, max_restarts, track, again)
     take_sigterm_as_ctrl_c()
     try:
         asyncio.run(fleet.run())
@@ -109,8 +106,6 @@ class Fleet:
     """The processes of a launch.
 
     Args:
-        program: the command of a node, without its arguments.
-        arguments: the program's arguments, with placeholders.
         environ: the environment of every process.
         track: the tracker to which the controller sends the measurements of all nodes.
         again: the command that resumes it.
@@ -118,8 +113,7 @@ class Fleet:
 
     config: Config
     out: Path
-    program: list[str]
-    arguments: tuple[str, ...]
+    script: Script
     environ: Mapping[str, str]
     max_restarts: int
     track: str
@@ -168,13 +162,12 @@ class Fleet:
     async def _node(self, index: int, name: str, controller: str) -> None:
         given = {"name": name, "controller": controller, "listen": "127.0.0.1:0", "state_dir": str(self.out / name)}
         environ = {NODE_OPTIONS[option].variable: value for option, value in given.items()}
-        places = {"{index}": str(index), "{nodes}": str(self.config.run.nodes), "{name}": name}
-        command = [*self.program, *(_filled(argument, places) for argument in self.arguments)]
+        command = [sys.executable, *self.script.words(index, name, self.config.run.nodes)]
         for left in range(self.max_restarts, -1, -1):
             code = await self._run(name, command, environ)
             if not code:
                 return
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            how = how_it_ended(code)
             if not left:
                 raise EdgenodeError(f"{name} {how}; its last lines are above")
             click.echo(f"edgenode: {name} {how}, and starts again", err=True)
@@ -229,21 +222,6 @@ def _show_how_to_follow(controller: str, credentials: Path, found_here: bool) ->
     click.echo(f"edgenode: follow this run with: {how}", err=True)
 
 
-def _environ(config_path: Path | None, settings: tuple[str, ...]) -> dict[str, str]:
-    """The environment of every process: this one's, with the run that the command line describes.
-
-    A script that names its run.toml gets the same run: variables override the file.
-    """
-    run = tuple(f"EDGENODE_{section.upper()}_" for section in SECTIONS)
-    ours = (*run, "EDGENODE_LOG_FORMAT", "EDGENODE_VERBOSE")
-    environ = {k: v for k, v in os.environ.items() if k.startswith(ours) or not k.startswith("EDGENODE_")}
-    if config_path is not None:
-        environ["EDGENODE_CONFIG"] = str(config_path.resolve())
-    for key, value in overrides(settings).items():
-        environ[f"EDGENODE_{key.upper().replace('.', '_')}"] = value
-    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **environ}
-
-
 def _own_cluster(out: Path) -> str:
     """A name for the cluster of this folder. It is the same when the run resumes."""
     return f"launch-{sha256(str(out).encode()).hexdigest()[:8]}"
@@ -254,9 +232,3 @@ def _command(words: list[str], out: Path | None) -> str:
     place = words.index("launch") + 1 if "launch" in words else 0
     folder = [] if out is None else ["--out", os.path.relpath(out)]
     return shlex.join(["edgenode", *words[:place], *folder, *words[place:]])
-
-
-def _filled(argument: str, places: Mapping[str, str]) -> str:
-    for place, value in places.items():
-        argument = argument.replace(place, value)
-    return argument
