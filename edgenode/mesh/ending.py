@@ -21,12 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-import structlog
-
 from edgenode.errors import described
 from edgenode.mesh.node_thread import NodeThread
-
-log = structlog.get_logger()
+from edgenode.mesh.simulated_node import SimulatedNode
 
 BROKE_OFF = "the loop ended before the run did (break?)"
 
@@ -45,7 +42,7 @@ class Ending:
         broke_off: the node was stopped before the run ended.
     """
 
-    def __init__(self, node: NodeThread, leave: Callable[[], None]) -> None:
+    def __init__(self, node: NodeThread | SimulatedNode, leave: Callable[[], None]) -> None:
         self.broke_off = False
         self._leave = leave
         self._node, self._thread = node, threading.get_ident()
@@ -70,11 +67,6 @@ class Ending:
         """Stop the node at once, if it runs, and report why."""
         if self.run_ended():
             self.broke_off = True
-            log.warning(
-                "the loop ended before the run: this node stops without a handoff",
-                reason=reason,
-                hint="break and mesh.close() leave",
-            )
             self._node.stop(reason)
 
     def stop_soon(self) -> None:
@@ -129,7 +121,7 @@ def _ended_by(error: BaseException) -> None:
 
 
 @contextmanager
-def sigterm_leaves(node: NodeThread) -> Iterator[None]:
+def sigterm_leaves(node: NodeThread | SimulatedNode) -> Iterator[None]:
     """During the body, SIGTERM leaves the run as it does in a daemon. A second one interrupts the program.
 
     Only in the main thread, and only if the program does not handle SIGTERM itself.

@@ -18,9 +18,9 @@ from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
 from edgenode.mesh.loop_exit import is_left_on_purpose
 from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
-from edgenode.mesh.node_thread import MeshWorkload, NodeThread
+from edgenode.mesh.node_thread import NodeThread
 from edgenode.mesh.passes import Passes
-from edgenode.mesh.worker import UserThread
+from edgenode.mesh.simulated_node import SimulatedNode, node_of
 from edgenode.tasks.shared_part import Shared
 
 log = structlog.get_logger()
@@ -116,7 +116,7 @@ class Mesh:
         self._on_round = on_round
         self._passes: Passes[Any] | None = None
         self._trainer: MeshTrainer | None = None
-        self._node: NodeThread | None = None
+        self._node: NodeThread | SimulatedNode | None = None
         self._ending: Ending | None = None
         self._thread = 0
         self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
@@ -159,13 +159,12 @@ class Mesh:
             self._model, self._kept, passes, self._local_steps, self.extra, lambda: self._test, self._shared,
             self._on_round,
         )  # fmt: skip
-        self._worker = UserThread(trainer.hand_over)
-        self._node = NodeThread(self._options, MeshWorkload(trainer, self._worker), self._worker)
+        self._node, self._worker = node_of(self._options, trainer)
         self._ending = Ending(self._node, self._leave)
         self._thread = threading.get_ident()
         return self._batches(self._node, passes, self._ending)
 
-    def _batches(self, node: NodeThread, passes: Passes[B], ending: Ending) -> Iterator[B]:
+    def _batches(self, node: NodeThread | SimulatedNode, passes: Passes[B], ending: Ending) -> Iterator[B]:
         with sigterm_leaves(node):
             ending.begin()
             node.start()
@@ -212,7 +211,7 @@ class Mesh:
         if self._trainer.count(loss):
             self._serve(self._node)
 
-    def _serve(self, node: NodeThread) -> None:
+    def _serve(self, node: NodeThread | SimulatedNode) -> None:
         """Work for the node until the user's next turn, or the end of the node.
 
         Raises:

@@ -13,6 +13,7 @@ import structlog
 from edgenode import factory
 from edgenode.config.load import checked_name, load
 from edgenode.errors import ConfigError
+from edgenode.mesh.simulated import is_simulated
 from edgenode.names import to_name
 from edgenode.node.credentials import node_security
 from edgenode.node.node_options import NODE_OPTIONS, NodeOptions, flag_of, node_options
@@ -43,6 +44,9 @@ def read(
         for field, option in NODE_OPTIONS.items()
         if field != "resume_from"
     }
+    if is_simulated():  # it has the name and the folder that the simulation gave it, and no network
+        simulated = {field: NODE_OPTIONS[field].read(environ) for field in ("name", "state_dir")}
+        return NodeOptions(loaded, simulated["name"], state_dir=Path(simulated["state_dir"]))
     name = str(values.pop("name") or to_name(socket.gethostname()))
     options = node_options(loaded, name, **values)
     factory.check_networked(loaded, controller=options.controller != "none")

@@ -107,6 +107,11 @@ class NodeThread:
 
     def stop(self, reason: str) -> None:
         """Stop at once, report why, and wait for the end."""
+        log.warning(
+            "the loop ended before the run: this node stops without a handoff",
+            reason=reason,
+            hint="break and mesh.close() leave",
+        )
         deadline = time.monotonic() + _STOP_S
         while self._thread.is_alive() and time.monotonic() < deadline:
             if self._process is not None:

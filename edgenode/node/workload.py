@@ -142,8 +142,8 @@ class Trainer(Protocol):
         ...
 
 
-class Workload(Protocol):
-    """The model and data that a node trains. It outlives the process: an evicted node rejoins with it."""
+class Training(Protocol):
+    """What a node trains, in a node process or in a simulation."""
 
     def identity(self) -> Mapping[str, str]:
         """Return the facts, by name, that must be equal on every node in addition to run.toml."""
@@ -162,10 +162,6 @@ class Workload(Protocol):
         """
         ...
 
-    def model_size(self) -> ModelSize:
-        """Return the size of the model. Called in the worker, after ``prepare``."""
-        ...
-
     def trainer(self, name: str, initial_members: Sequence[str], epoch: Epoch) -> Trainer:
         """The trainer of the node of this name. Called in the worker, after ``prepare``.
 
@@ -174,14 +170,22 @@ class Workload(Protocol):
         """
         ...
 
+
+class Workload(Training, Protocol):
+    """The model and data of a node process. It outlives the process: an evicted node rejoins with it."""
+
+    def model_size(self) -> ModelSize:
+        """Return the size of the model. Called in the worker, after ``prepare``."""
+        ...
+
     def worker(self) -> Worker:
         """A worker for one node process, which closes it."""
         ...
 
 
-def checkpoint_store(state_dir: Path, config: Config, workload: Workload) -> CheckpointStore:
-    """The checkpoints of a node: of one run.toml, and of one workload."""
+def checkpoint_store(state_dir: Path, config: Config, training: Training) -> CheckpointStore:
+    """The checkpoints of a node: of one run.toml, and of what it trains."""
     text = config.shared()
-    if identity := workload.identity():
+    if identity := training.identity():
         text = canonical({**json.loads(text), **identity})
     return CheckpointStore(state_dir, digest(text), config=text, every=config.run.checkpoint_every)

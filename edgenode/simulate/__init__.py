@@ -1,1 +1,1 @@
-"""A whole run in one process, bit-identical to the run on devices."""
+"""A whole run on one machine without a network, bit-identical to the run on devices."""

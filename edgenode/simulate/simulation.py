@@ -1,7 +1,8 @@
-"""Runs all nodes of a run in one process, with the replicas of the node process and messages passed in memory.
+"""Runs all nodes of a run, with the replicas of the node process and messages passed in memory.
 
-There is no network, clock or controller. A node's actions are performed at once, and the events they cause wait in one
-first-in-first-out queue. Therefore
+A task trains here, and a script with a loop of its own in a process for each node (`nodes`). There is no network, clock
+or controller. A node's actions are performed at once, and the events they cause wait in one first-in-first-out queue.
+Therefore
 
 1. a simulation is a pure function of its configuration, and its models are bit-identical to those of real nodes,
 2. no node is more than one round ahead of another, and the overlap,
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec.structs import replace
+from safetensors.numpy import load
 
 from edgenode import factory
-from edgenode.config.schema import Config, as_toml
+from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
-from edgenode.core.canonical import canonical, differences, digest
 from edgenode.core.protocol.events import (
     Answer,
     Answered,
@@ -49,9 +50,10 @@ from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.evaluation import Evaluation
 from edgenode.node.agreed_plan import agreed_plan
+from edgenode.node.remote_trainer import RemoteTrainer
 from edgenode.node.replica import Replica, StartPoint
-from edgenode.node.task_workload import TaskWorkload
-from edgenode.node.workload import Workload, checkpoint_store
+from edgenode.node.workload import Training, checkpoint_store
+from edgenode.simulate.nodes import refuse_unequal, task_nodes
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.model_file import MODEL_FILE
@@ -82,6 +84,7 @@ class Simulation:
 
     Args:
         out: folder of the checkpoints and results, with a folder per node. None writes nothing.
+        nodes: what each node trains, by its name, in the order of the names. By default the task of the configuration.
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
@@ -96,57 +99,65 @@ class Simulation:
         CheckpointError: the disk cannot be written.
     """
 
-    def __init__(self, config: Config, out: Path | None = None) -> None:
+    def __init__(self, config: Config, out: Path | None = None, nodes: Mapping[str, Training] | None = None) -> None:
         self._config, self._out = config, out
         self.warnings: list[str] = []
         self.alarms: list[tuple[str, Accusation]] = []
-        names = sorted(f"node-{i}" for i in range(config.run.nodes))
-        first = TaskWorkload(config, names[0], warn=self.warnings.append)
-        workloads = {names[0]: first} | {name: TaskWorkload(config, name, first) for name in names[1:]}
-        _check_task(config, workloads)
+        self._nodes = nodes = task_nodes(config, self.warnings.append) if nodes is None else nodes
+        refuse_unequal(nodes)
         self.damage: list[str] = []
         self._began = time.monotonic()
-        epoch = Epoch.of([workload.prepare() for workload in workloads.values()])
-        stores = {name: self._store(name, workload) for name, workload in workloads.items()}
-        saved = {name: self._saved(store) for name, store in stores.items()}
+        epoch = Epoch.of([training.prepare() for training in nodes.values()])
+        self._stores = {name: self._store(name, training) for name, training in nodes.items()}
+        saved = {name: self._saved(store) for name, store in self._stores.items()}
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
-            saved = dict.fromkeys(names, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
+            saved = dict.fromkeys(nodes, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
         plan, self.round = agreed_plan(config, saved, epoch)
         self.epoch_rounds = plan.latest.epoch.rounds
-        algorithm_spec = factory.algorithm_spec(config)
-        self.rounds = algorithm_spec.rounds
-        self._replicas = {
-            name: Replica(
-                config,
-                algorithm_spec,
-                name,
-                workloads[name].trainer(name, names, plan.latest.epoch),
-                StartPoint(plan, self.round),
-                stores[name],
-                _WINDOW + config.run.overlap,
-                None if out is None else out / name / MODEL_FILE,
-            )
-            for name in names
-        }
+        self._algorithm_spec = factory.algorithm_spec(config)
+        self.rounds = self._algorithm_spec.rounds
+        self._replicas = {name: self._replica(name, StartPoint(plan, self.round)) for name in nodes}
+        if self.round == 0 and any(training.makes_own_model for training in nodes.values()):
+            self._begin_with_one_model(plan)
         if (prepare := config.algorithm.definition.prepares) is not None:
             prepare(config, self._replicas)
         self._share_search = self._search_share()
         self._waiting: list[tuple[str, Train]] = []  # local steps of a round that begins with a measurement
-        self._queue: deque[tuple[str, NodeEvent]] = deque()
+        self._queue: deque[tuple[str, NodeEvent | Train]] = deque()
         self._mixed: Counter[int] = Counter()  # round -> nodes that have mixed it, until all have
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
         self._trained: dict[str, tuple[NodeResult, Floats]] = {}  # what training led to, until all nodes have it
         self._before_gossip = self._read_before_gossip()
 
+    def _replica(self, name: str, start: StartPoint) -> Replica:
+        return Replica(
+            self._config,
+            self._algorithm_spec,
+            name,
+            self._nodes[name].trainer(name, list(self._nodes), start.plan.latest.epoch),
+            start,
+            self._stores[name],
+            _WINDOW + self._config.run.overlap,
+            None if self._out is None else self._out / name / MODEL_FILE,
+        )
+
+    def _begin_with_one_model(self, plan: Plan) -> None:
+        """Let every node begin with the model of the first, as node processes do."""
+        first, *others = self._replicas.values()
+        model = first.model()
+        for replica in others:
+            if replica.model() != model:
+                self._replicas[replica.name] = self._replica(replica.name, StartPoint(plan, 0, load(model)))
+
     def _search_share(self) -> ShareSearch | None:
         build = self._config.algorithm.definition.searches_share
         return build(self._config, self._replicas, self._out, self.round) if build else None
 
-    def _store(self, name: str, workload: Workload) -> CheckpointStore | None:
+    def _store(self, name: str, training: Training) -> CheckpointStore | None:
         if self._out is None:
             return None
-        return checkpoint_store(self._out / name, self._config, workload)
+        return checkpoint_store(self._out / name, self._config, training)
 
     def _saved(self, store: CheckpointStore | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:
@@ -196,7 +207,9 @@ class Simulation:
             self._perform_all(name, replica.node.start(), after_round)
         while self._queue:
             name, event = self._queue.popleft()
-            self._perform_all(name, self._replicas[name].handle(event), after_round)
+            replica = self._replicas[name]
+            happened = replica.train(event) if isinstance(event, Train) else event
+            self._perform_all(name, replica.handle(happened), after_round)
         if len(self._results) < len(self._replicas):
             raise LocalProtocolError(f"{len(self._results)} of {len(self._replicas)} nodes finished")
         return self._conclude()
@@ -253,7 +266,10 @@ class Simulation:
             self.alarms.append((name, accusation))
 
     def _train(self, name: str, action: Train) -> None:
-        self._queue.append((name, self._replicas[name].train(action)))
+        """Train in the node's turn. Until then, no event changes what it trains from."""
+        if isinstance(trainer := self._replicas[name].trainer, RemoteTrainer):
+            trainer.begin(action.round, action.z.read())  # beside the other nodes
+        self._queue.append((name, action))
 
     def _train_after_measurement(self, name: str, action: Train, share_search: ShareSearch) -> None:
         """Wait until every node is ready to train, measure with all models at rest, and then train."""
@@ -329,22 +345,3 @@ class Simulation:
                 self._replicas[name].publish(Publish(self._results[name].rounds, self._models[name]))
             result_file.write(self._out / "result.json", result)
         return result
-
-
-def _check_task(config: Config, workloads: Mapping[str, Workload]) -> None:
-    """Refuse what cannot be simulated: one data set for all, data that differs in meaning, or steps by the clock."""
-    task = config.task
-    if task.local_steps == "auto":
-        raise ConfigError(
-            'task.local_steps = "auto": it follows measured times, which a simulation does not have; set a number'
-        )
-    if task.has_own_data and not task.entry and "{node}" not in task.data_dir:
-        raise ConfigError(
-            f"task.data_dir = {as_toml(task.data_dir)}: every simulated node would train on all of it; write {{node}} "
-            'where its name belongs, as in "photos/{node}", or set task.data = "cut" to give each a shard'
-        )
-    first, *others = ((name, canonical(workload.identity())) for name, workload in workloads.items())
-    for name, identity in others:
-        if identity != first[1]:
-            what = differences(identity, first[1], digest(first[1]))
-            raise ConfigError(f"{name} does not fit {first[0]}: {what}")
