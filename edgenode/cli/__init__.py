@@ -24,7 +24,7 @@ _GROUPS = {
         "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
         "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
         "new": ("edgenode.cli.new", "Create a project with a task of your own."),
-        "simulate": ("edgenode.cli.simulate", "Run all nodes in one process, with bit-identical results."),
+        "simulate": ("edgenode.cli.simulate", "Run all nodes here without a network, with bit-identical results."),
     },
     "Watch": {
         "status": ("edgenode.cli.status_commands", "Show the state of a running cluster."),

@@ -1,11 +1,12 @@
-"""``edgenode simulate``: a whole run in one process, bit-identical to the same run on devices."""
+"""``edgenode simulate``: a whole run without a network, bit-identical to the same run on devices."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,25 +15,33 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edgenode.cli.script_processes import ScriptProcesses
+from edgenode.cli.scripts import Script, environ_of_run, module_option, script_of
 from edgenode.cli.shared_options import (
     config_option,
     json_option,
     load_config,
+    node_names,
     set_option,
     take_sigterm_as_ctrl_c,
     warn,
 )
 from edgenode.config.schema import Config
 from edgenode.core.wording import listed
+from edgenode.node.remote_trainer import End, ScriptEnded
 from edgenode.node.resources import keep_freed_memory
 from edgenode.observability.status_view import less_than_uncompressed, size
 from edgenode.storage import result_file
+from edgenode.storage.result_file import NodeResult
+
+_LINE_EVERY_S = 2.0
 
 if TYPE_CHECKING:
     from edgenode.simulate.simulation import Simulation
 
 
-@click.command()
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--nodes", type=click.IntRange(1), help="Number of nodes. [default: run.nodes of run.toml]")
 @config_option
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
@@ -40,38 +49,94 @@ if TYPE_CHECKING:
               help="Discard the checkpoints in --out instead of resuming from them.")  # fmt: skip
 @set_option
 @json_option
-def simulate(config_path: Path | None, out: Path | None, fresh: bool, settings: tuple[str, ...], as_json: bool) -> None:
-    """Simulate the run that a run.toml describes: all nodes in this process, without a network.
+@module_option
+@click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def simulate(
+    nodes: int | None,
+    config_path: Path | None,
+    out: Path | None,
+    fresh: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
+    module: bool,
+    script: str | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Simulate the run that a run.toml describes, without a network.
 
     The result is bit-identical to that of a second simulation, and of `edgenode run` on devices named node-0, node-1,
     ... Without a run.toml, every key has its default. --json prints the content of result.json.
+
+    A SCRIPT with an edgenode.Mesh runs as a process for each node, as with `edgenode launch`, and with the same bits.
+    In ARGUMENTS, {index}, {nodes} and {name} are replaced. Its output goes to standard error.
 
     \b
     Examples:
       edgenode simulate --set run.rounds=200
       edgenode simulate --set run.nodes=64 --set task.skew=1 --json > result.json
       edgenode simulate --config run.toml --out runs/one              the same command resumes it
+      edgenode simulate --nodes 4 train.py -- --part {index}/{nodes}  a training loop of your own
     """
+    settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
     config = load_config(config_path, settings)
+    if module and script is None:
+        raise click.UsageError("-m needs the name of a module")
+    program = script_of(script, module, arguments) if script is not None else None
     if fresh and out is not None:
         for folder in out.glob("node-*/checkpoints"):
             shutil.rmtree(folder)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
-    result = _simulate(config, out)
+    if program is None:
+        result = _simulate_task(config, out)
+    else:
+        result = _simulate_script(program, config, environ_of_run(config_path, settings), out)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         _print(result, out)
 
 
-def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
+def _simulate_task(config: Config, out: Path | None) -> dict[str, Any]:
     from edgenode.simulate.simulation import Simulation
 
+    return _simulate(lambda: Simulation(config, out), out)
+
+
+def _simulate_script(script: Script, config: Config, environ: Mapping[str, str], out: Path | None) -> dict[str, Any]:
+    """Simulate a script. The processes of the nodes return from here as SystemExit."""
+    state = Path(tempfile.mkdtemp(prefix="edgenode-")) if out is None else out.resolve()
+    processes = ScriptProcesses(script, node_names(config.run.nodes), environ, state)
+    try:
+        with processes:
+            return _simulate_nodes(processes, out)
+    finally:
+        if out is None:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _simulate_nodes(processes: ScriptProcesses, out: Path | None) -> dict[str, Any]:
+    from edgenode.simulate.nodes import script_nodes
+    from edgenode.simulate.simulation import Simulation
+
+    try:
+        config, nodes = script_nodes(processes.pipes)
+        result = _simulate(lambda: Simulation(config, out, nodes), out)
+        for row in result["nodes"]:
+            own = result_file.summary(config, [NodeResult(**row)], result["wall_s"])
+            nodes[row["node"]].pipe.send(End(own))
+    except ScriptEnded as exc:
+        raise processes.failure(exc.node) from None
+    processes.wait()
+    return result
+
+
+def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any]:
     simulation: Simulation | None = None
     try:
         with _progress() as show:
-            simulation = Simulation(config, out)
+            simulation = make()
             for reason in simulation.damage:
                 warn(f"skipping a checkpoint: {reason}")
             for warning in simulation.warnings:
@@ -98,7 +163,7 @@ def _simulate(config: Config, out: Path | None) -> dict[str, Any]:
 def _progress() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
     """Yields a function that takes the simulation and returns what to call after each round.
 
-    That shows a progress bar on a terminal, else a line per epoch.
+    That shows a progress bar on a terminal, else a line after an epoch, every two seconds at most.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -118,11 +183,15 @@ def _progress() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
 
 def _lines(simulation: Simulation) -> Callable[[], None]:
     began, first = time.monotonic(), simulation.round
+    shown = -_LINE_EVERY_S
 
     def line() -> None:
-        if simulation.round % simulation.epoch_rounds:
+        nonlocal shown
+        now, is_last = time.monotonic() - began, simulation.round == simulation.rounds
+        if not is_last and (simulation.round % simulation.epoch_rounds or now - shown < _LINE_EVERY_S):
             return
-        left_s = (time.monotonic() - began) / (simulation.round - first) * (simulation.rounds - simulation.round)
+        shown = now
+        left_s = now / (simulation.round - first) * (simulation.rounds - simulation.round)
         done = f"round {simulation.round} of {simulation.rounds}"
         click.echo(f"{done}, {left_s:.0f} s left, {_state(simulation)}", err=True)
 
