@@ -124,7 +124,7 @@ def test_simulation_resumes_bit_identical_after_ctrl_c(fleet: Fleet) -> None:
     fleet.configure({"run.rounds": 80, "run.checkpoint_every": 10})
     command = ("simulate", "--config", "run.toml", "--out", "simulated")
     first = fleet.start("simulate", *command)
-    until((fleet.folder / "simulated" / "node-3" / "checkpoints" / "round-000000020").exists, "round 20")
+    until((fleet.folder / "simulated" / "node-3" / "checkpoints" / "round-000000030").exists, "round 30")
     first.interrupt()
     first.exits(130)
     done, last = first.errors[-2:]
