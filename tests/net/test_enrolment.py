@@ -300,7 +300,7 @@ async def test_handshake_that_fails_leaves_nothing_behind(
                 if task.get_name().startswith("hello"):
                     task.cancel()
             del task
-        await until(lambda: not any(isinstance(one, SSLProtocol) for one in gc.get_objects()))
+        await until(lambda: not any(type(one) is SSLProtocol for one in gc.get_objects()))
 
 
 @pytest.mark.parametrize("first", [b"", HELLO[:100], HELLO], ids=["silent", "half", "whole"])
