@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -85,6 +85,14 @@ def open_tracker(target: str, config: Config, state_dir: Path) -> Tracker:
             from edgenode.observability.wandb import WandB
 
             return WandB(place or "edgenode", config, state_dir)
+
+
+def track_row(tracker: Tracker, row: Mapping[str, Any]) -> None:
+    """Give a row of a simulation's history to a tracker, under the names that runs of devices have."""
+    names = {"payload_bytes": "bytes/sent", "dense_bytes": "bytes/uncompressed"}
+    left_out = ("round", "node")
+    values = {names.get(name, name): value for name, value in row.items() if name not in left_out}
+    tracker.log(row["node"], row["round"], {name: float(v) for name, v in values.items() if v is not None})
 
 
 class Tracking:

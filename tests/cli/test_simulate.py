@@ -127,3 +127,25 @@ def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: 
     (line,) = result.stderr.splitlines()
     assert line.startswith("edgenode: ")
     assert text in line
+
+
+def test_history_is_written_beside_the_result_and_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*QUICK, "--out", "one", "--history", "1", "--track", "tensorboard:board")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in Path("one/history.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(path.name for path in Path("board").iterdir()) == [f"node-{i}" for i in range(4)]
+    seen = b"".join(path.read_bytes() for path in Path("board/node-0").iterdir())
+    assert b"bytes/sent" in seen
+    assert b"consensus_distance" in seen
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(("--history", "1"), "--history needs --out DIR"), (("--track", "tensorboard:b"), "--track needs --history N")],
+)
+def test_history_without_a_folder_is_refused(words: tuple[str, ...], expected: str) -> None:
+    result = run(*QUICK, *words)
+    assert result.exit_code == 2
+    assert expected in result.stderr
