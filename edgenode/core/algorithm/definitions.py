@@ -173,6 +173,6 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "d2": AlgorithmDefinition(_d2, "identity", "float32", balanced=True),
     "deep-squeeze": AlgorithmDefinition(_sparse_push, balanced=True),
     "choco-sgd": AlgorithmDefinition(_difference, balanced=True),
-    "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2", balanced=True),
+    "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2"),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
 }

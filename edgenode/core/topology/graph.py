@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.topology import allreduce
+from edgenode.core.topology import allreduce, doubling
 from edgenode.core.wording import listed
 from edgenode.errors import GraphError
 
@@ -27,6 +27,7 @@ class Digraph:
 
     Attributes:
         leaving: nodes in their last round. Each has one edge, to its hand-off target, and no self-loop.
+        counts: (sender, weight), where it is not 1 / (out-degree + 1). Rows of W then sum to 1, and columns do not.
 
     Raises:
         GraphError: an edge names an unknown node, or is a self-loop.
@@ -35,6 +36,7 @@ class Digraph:
     nodes: tuple[str, ...]
     edges: frozenset[tuple[str, str]]
     leaving: frozenset[str] = frozenset()
+    counts: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         nodes = set(self.nodes)
@@ -53,6 +55,10 @@ class Digraph:
     def _in(self) -> dict[str, tuple[str, ...]]:
         return _grouped((receiver, sender) for sender, receiver in self.edges)
 
+    @cached_property
+    def _counts(self) -> dict[str, float]:
+        return dict(self.counts)
+
     def out_neighbours(self, node: str) -> tuple[str, ...]:
         """Receivers of this node's pushes, sorted. Empty for a node that is not in the graph."""
         return self._out.get(node, ())
@@ -64,14 +70,17 @@ class Digraph:
     def weight(self, sender: str) -> float:
         """The weight that a sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W.
 
-        A leaving node gives everything to its hand-off target.
+        A leaving node gives everything to its hand-off target. Where groups merge, a message counts as its group does.
         """
         if sender in self.leaving:
             return 1.0
-        return 1.0 / (len(self.out_neighbours(sender)) + 1)
+        return self._counts.get(sender) or 1.0 / (len(self.out_neighbours(sender)) + 1)
 
     def mixing_matrix(self) -> NDArray[np.float64]:
-        """W[receiver, sender] over the sorted nodes, [n, n]. Every column sums to 1 (section 8.1, assumption 2)."""
+        """W[receiver, sender] over the sorted nodes, [n, n].
+
+        Every column sums to 1 (section 8.1, assumption 2), unless a message counts as its group does.
+        """
         position = {node: i for i, node in enumerate(self.nodes)}
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         for sender in self.nodes:
@@ -82,8 +91,9 @@ class Digraph:
 
     @property
     def balanced(self) -> bool:
-        """Return whether the rows of W sum to 1 too. Each node then receives as much as it sends, and u stays 1."""
-        return bool(np.allclose(self.mixing_matrix().sum(axis=1), 1.0, rtol=0, atol=1e-9))
+        """Return whether rows and columns of W sum to 1. Each node then receives as much as it sends, and u stays 1."""
+        sums = self.mixing_matrix().sum(axis=1)
+        return not self.counts and bool(np.allclose(sums, 1.0, rtol=0, atol=1e-9))
 
     def unreachable_pairs(self) -> list[tuple[str, str]]:
         """Every (from, to) without a directed path. Empty exactly if the graph is strongly connected."""
@@ -176,10 +186,13 @@ class Preset:
         edges: given n >= 1, one period of edge lists over the positions 0 to n - 1, with one list per round. Raises a
             GraphError for a number of nodes that it does not fit.
         meaning: a line that describes it.
+        weights: given n, the weight of each position's message in each round, if groups merge. Only algorithms whose
+            exchange takes a period can use that. None is 1 / (out-degree + 1).
     """
 
     edges: Callable[[int], Sequence[Sequence[tuple[int, int]]]]
     meaning: str
+    weights: Callable[[int], Sequence[Mapping[int, float]]] | None = None
 
 
 def _two_way(n: int) -> list[list[tuple[int, int]]]:
@@ -207,6 +220,11 @@ PRESETS: dict[str, Preset] = {
         "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
     ),
     "halving": Preset(_halving, "one push per round, into the other half of ever smaller parts: exact for every n"),
+    doubling.NAME: Preset(
+        doubling.edges,
+        "groups merge, one message to each node per round: DiLoCo averages any n exactly",
+        doubling.weights,
+    ),
     allreduce.NAME: Preset(
         allreduce.edges, "one push per round, ever shorter and then ever longer hops: the last phase sums parts over it"
     ),
@@ -272,7 +290,16 @@ def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     except Exception as exc:  # the preset may be an extension's
         reason = f"{type(exc).__name__}: {exc}"
         raise GraphError(f"graph {spec.name} cannot be made for {len(members)} nodes: {reason}") from exc
-    return tuple(Digraph(members, edges) for edges in period)
+    weights = PRESETS[spec.name].weights
+    if weights is None:
+        return tuple(Digraph(members, edges) for edges in period)
+    return tuple(_counting(Digraph(members, e), w) for e, w in zip(period, weights(len(members)), strict=True))
+
+
+def _counting(graph: Digraph, weights: Mapping[int, float]) -> Digraph:
+    """A graph with the weights of its positions, as far as they differ from the usual ones."""
+    by_name = ((graph.nodes[i], weight) for i, weight in sorted(weights.items()))
+    return replace(graph, counts=tuple((node, weight) for node, weight in by_name if weight != graph.weight(node)))
 
 
 def parse_edges(name: str, text: str) -> GraphSpec:

@@ -222,9 +222,9 @@ def test_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
         parse_edges("mine.txt", "# nothing\n")
 
 
-def test_three_presets_change_each_round() -> None:
+def test_four_presets_change_each_round() -> None:
     changing = [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1]
-    assert changing == ["one-peer-exponential", "halving", "allreduce"]
+    assert changing == ["one-peer-exponential", "halving", "doubling", "allreduce"]
 
 
 # --- presets of extensions
