@@ -179,6 +179,8 @@ def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any
                 warn(f"skipping a checkpoint: {reason}")
             for warning in simulation.warnings:
                 warn(warning)
+            for line in _counts(simulation.parameter_counts):
+                click.echo(line, err=True)
             if simulation.round:
                 click.echo(f"resuming from round {simulation.round} of {simulation.rounds}, saved in {out}", err=True)
             result = simulation.run(show(simulation))
@@ -195,6 +197,13 @@ def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any
     if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
         warn(reason)
     return result
+
+
+def _counts(of_nodes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """Say how many parameters are shared and how many are local, in a line for all nodes with the same counts."""
+    for shared, own in dict.fromkeys(of_nodes.values()):
+        names = listed([name for name, counts in of_nodes.items() if counts == (shared, own)])
+        yield f"{names}: shared_parameters={shared} local_parameters={own}"
 
 
 @contextmanager

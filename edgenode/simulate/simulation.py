@@ -93,6 +93,7 @@ class Simulation:
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of the run.
+        parameter_counts: by node, the numbers of parameters that all nodes share, and that are its own.
 
     Raises:
         ConfigError: the configuration is invalid, or ``out`` holds checkpoints of another run.
@@ -123,6 +124,7 @@ class Simulation:
         self._algorithm_spec = factory.algorithm_spec(config)
         self.rounds = self._algorithm_spec.rounds
         self._replicas = {name: self._replica(name, StartPoint(plan, self.round)) for name in nodes}
+        self.parameter_counts = {name: replica.trainer.parameter_counts for name, replica in self._replicas.items()}
         if self.round == 0 and any(training.makes_own_model for training in nodes.values()):
             self._begin_with_one_model(plan)
         if (prepare := config.algorithm.definition.prepares) is not None:
