@@ -126,7 +126,7 @@ def _tracked(target: str, config: Config, out: Path | None) -> Iterator[Callable
     if not target:
         yield None
         return
-    tracker, ended_well = open_tracker(target, config, out or Path()), False
+    tracker, ended_well = open_tracker(target, config, out or Path(), {}), False
     try:
         yield lambda row: track_row(tracker, row)
         ended_well = True

@@ -78,6 +78,9 @@ class Replica:
         verifier: verifies the records that change the plan.
         evaluate_every: rounds between two evaluations. None for those of the configuration.
 
+    Attributes:
+        resumed: this replica continues from its own checkpoint.
+
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
         RemoteProtocolError: the sponsor's model does not fit this one.
@@ -107,6 +110,7 @@ class Replica:
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
+        self.resumed = start.fetched is None and start.round > 0
         self.alarms = Alarms(config, self.learner, self.stats, newcomer=start.fetched is not None)
         self._read = Event()  # not set while a checkpoint reads the state
         self._read.set()
