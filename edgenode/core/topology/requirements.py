@@ -16,7 +16,7 @@ class Requirements:
 
     Attributes:
         algorithm: its name, for the errors.
-        balanced: W is doubly stochastic: its rows sum to 1 as its columns do.
+        doubly_stochastic: the rows of W sum to 1 as its columns do.
         fixed: the run uses a single graph.
         spans_period: it uses a single graph for one period after the other, after each of which all nodes agree.
         averaging_rate: eta, for ``check_graph``.
@@ -24,7 +24,7 @@ class Requirements:
     """
 
     algorithm: str = "sp"
-    balanced: bool = False
+    doubly_stochastic: bool = False
     fixed: bool = False
     spans_period: bool = False
     averaging_rate: float = 1.0
@@ -38,7 +38,7 @@ class Requirements:
         """
         if not self.spans_period:
             self._refuse_groups(schedule, members)
-        if not (self.balanced or self.fixed or self.spans_period or self.check_graph):
+        if not (self.doubly_stochastic or self.fixed or self.spans_period or self.check_graph):
             return  # any schedule is allowed, and building its graphs may be expensive
         graphs = [(spec.name, graph) for spec in schedule.graphs for graph in schedule.period(spec, members)]
         names = ", ".join(dict.fromkeys(name for name, _ in graphs))
@@ -56,11 +56,8 @@ class Requirements:
         if self.spans_period and not all(map(counts_all_alike, periods)):
             raise GraphError(f"{self.algorithm} cannot use {names}: some nodes would count for more than others")
         for name, graph in graphs:
-            if self.balanced and not graph.balanced:
-                raise GraphError(
-                    f"{self.algorithm} cannot use {name}: it is unbalanced, so some nodes would count for more than "
-                    "others; sp and sgp, which have push-sum weights, can"
-                )
+            if self.doubly_stochastic and not graph.is_doubly_stochastic:
+                raise GraphError(f"{self.algorithm} cannot use {name}: {_unbalanced(graph)}")
             if self.check_graph is not None:
                 self.check_graph(name, graph, self.averaging_rate)
 
@@ -73,6 +70,18 @@ class Requirements:
                     f"{self.algorithm} cannot use {spec.name} with {len(members)} nodes: its messages count for groups "
                     "of nodes, which only an exchange of diloco averages; use halving"
                 )
+
+
+def _unbalanced(graph: Digraph) -> str:
+    mass = graph.received_mass()
+    worst = max(mass, key=lambda node: abs(mass[node] - 1))
+    remedy = "sp and sgp, which have push-sum weights, can"
+    if all((r, s) in graph.edges for s, r in graph.edges) and not graph.given:
+        remedy = f'topology.weights = "metropolis" makes them so, and {remedy}'
+    return (
+        "its weights are not doubly stochastic, so some nodes would count for more than others "
+        f"({worst} {mass[worst]:.3g} times); {remedy}"
+    )
 
 
 def agrees(period: Sequence[Digraph]) -> bool:
@@ -102,7 +111,7 @@ def counts_all_alike(period: Sequence[Digraph]) -> bool:
         before = dict.fromkeys(nodes, 0.0)
         for receiver, counted in weight.items():
             for sender in (receiver, *graph.in_neighbours(receiver)):
-                before[sender] += counted * graph.weight(sender)
+                before[sender] += counted * graph.weight(sender, receiver)
         weight = before
         surplus = dict.fromkeys(held.values(), 0.0)
         for node, number in held.items():
@@ -117,7 +126,7 @@ def _held(period: Sequence[Digraph]) -> list[dict[str, int]]:
     held = [{node: number for number, node in enumerate(period[0].nodes)}]
     for graph in period:
         averaged = {
-            node: tuple(sorted((held[-1][s], graph.weight(s)) for s in (node, *graph.in_neighbours(node))))
+            node: tuple(sorted((held[-1][s], graph.weight(s, node)) for s in (node, *graph.in_neighbours(node))))
             for node in held[-1]
         }
         numbers = {several: number for number, several in enumerate(sorted(set(averaged.values())))}

@@ -33,17 +33,17 @@ def test_graphs_without_requirements_are_not_built(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(GraphSpec, "period", None)
     Requirements("sgp").check(schedule("complete"), members(5))
     with pytest.raises(TypeError):
-        Requirements("d-psgd", balanced=True).check(schedule("complete"), members(5))
+        Requirements("d-psgd", doubly_stochastic=True).check(schedule("complete"), members(5))
 
 
 @pytest.mark.parametrize("graph", PRESETS)
 def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
-    requirements = Requirements("d-psgd", balanced=True)
+    requirements = Requirements("d-psgd", doubly_stochastic=True)
     if graph == "doubling":
         with pytest.raises(GraphError, match="d-psgd cannot use doubling with 5 nodes: its messages count for groups"):
             requirements.check(schedule("a", graph), members(5))
     elif graph in ("chord", "halving"):
-        with pytest.raises(GraphError, match=f"d-psgd cannot use {graph}: it is unbalanced"):
+        with pytest.raises(GraphError, match=f"d-psgd cannot use {graph}: its weights are not doubly stochastic"):
             requirements.check(schedule("a", graph), members(5))
     else:
         requirements.check(schedule("a", graph), members(5))
@@ -52,7 +52,7 @@ def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
 @pytest.mark.parametrize("graphs", [("a", "b"), ("one-peer-exponential",), ("a", "a", "complete")])
 def test_changing_graph_is_refused_for_fixed_algorithms(graphs: tuple[str, ...]) -> None:
     with pytest.raises(GraphError, match=r"choco-sgd cannot use .*so the graph cannot change"):
-        Requirements("choco-sgd", balanced=True, fixed=True).check(schedule(*graphs), members(5))
+        Requirements("choco-sgd", doubly_stochastic=True, fixed=True).check(schedule(*graphs), members(5))
 
 
 def rounded_averages(period: Sequence[Digraph]) -> dict[str, float]:
@@ -91,7 +91,7 @@ def test_nodes_that_agree_on_anything_but_the_mean_are_refused(monkeypatch: pyte
 @pytest.mark.parametrize("n", [3, 5, 6])
 def test_only_exchanges_can_use_messages_that_count_for_groups(n: int) -> None:
     Requirements("diloco", fixed=True, spans_period=True).check(schedule("doubling"), members(n))
-    for of in (Requirements(), Requirements("d2", balanced=True, fixed=True)):
+    for of in (Requirements(), Requirements("d2", doubly_stochastic=True, fixed=True)):
         of.check(schedule("a"), members(n))
         with pytest.raises(GraphError, match=f"{of.algorithm} cannot use doubling with {n} nodes: .* use halving"):
             of.check(schedule("doubling"), members(n))
