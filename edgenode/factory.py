@@ -19,11 +19,9 @@ from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
-from edgenode.core.topology.edge_list import parse_edges
-from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.graph import GraphSpec, parse_edges
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
-from edgenode.core.topology.weights import OUT_DEGREE
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -32,21 +30,18 @@ if TYPE_CHECKING:
     from edgenode.tasks.task import NodeInfo, Task
 
 
-def graph_spec(name: str, rule: str = OUT_DEGREE) -> GraphSpec:
+def graph_spec(name: str) -> GraphSpec:
     """The preset of that name, the graph of an edge-list file at that path, or that of an extension.
-
-    Args:
-        rule: the rule of the weights. A file may have weights of its own.
 
     Raises:
         GraphError: none exists, the file is malformed, or the extension cannot be used.
     """
     path = Path(name)
     if name not in GRAPHS.own and path.is_file():
-        return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"), rule)
+        return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
     if name not in GRAPHS.own and (reason := GRAPHS.add_all().get(name)):
         raise GraphError(f"graph {name}: {reason}")
-    return GraphSpec(name, rule=rule)
+    return GraphSpec(name)
 
 
 def schedule_spec(config: Config) -> ScheduleSpec:
@@ -57,7 +52,7 @@ def schedule_spec(config: Config) -> ScheduleSpec:
     """
     last = _gossip_graph(config)
     return ScheduleSpec(
-        graphs=tuple(graph_spec(name, config.topology.weights) for name in config.topology.graphs),
+        graphs=tuple(graph_spec(name) for name in config.topology.graphs),
         period=config.topology.period,
         last=last,
         last_from=config.run.rounds if last else 0,
@@ -104,6 +99,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         algorithm.definition.rule(),
         Compressor(keep_all, QUANTISE[algorithm.gossip_values]),
         exchange_rounds(config),
+        sums=_sums(config),
     )
 
 
@@ -136,7 +132,7 @@ def requirements(config: Config) -> Requirements:
     rule = definition.rule()
     return Requirements(
         config.algorithm.name,
-        definition.doubly_stochastic,
+        definition.balanced,
         rule.fixed,
         rule.spans_period,
         averaging_rate(config),
@@ -222,12 +218,17 @@ def check_networked(config: Config, controller: bool) -> None:
     check_graphs(config)
 
 
+def _sums(config: Config) -> bool:
+    """Return whether the run ends with an allreduce."""
+    last = _gossip_graph(config)
+    return last is not None and last.name == allreduce.NAME
+
+
 def _gossip_rounds(config: Config) -> int:
     algorithm = config.algorithm
     if not algorithm.definition.gossips:
         return 0
-    last = _gossip_graph(config)
-    if last is not None and last.name == allreduce.NAME:
+    if _sums(config):
         if algorithm.gossip_rounds != "auto":
             raise ConfigError(
                 f"algorithm.gossip_rounds = {algorithm.gossip_rounds}: an allreduce takes the rounds that its nodes "
@@ -237,7 +238,9 @@ def _gossip_rounds(config: Config) -> int:
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds
     # All preset rings mix equally fast, and a rotation of rings is not slower.
-    spec = last or graph_spec(config.topology.graphs[0], config.topology.weights)
+    spec = _gossip_graph(config) or graph_spec(config.topology.graphs[0])
+    if spec.edges is not None:
+        raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
     return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)
 
 

@@ -124,9 +124,12 @@ class NodeProcess:
         relay = RelayServer(self.identity, lambda node: self._runner.routes.address_of(node) if self._runner else "")
         services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, relay.add_to)]
         server = serving(
-            self.options.listen, services, reflection=self.options.reflection, security=self.options.security,
+            self.options.listen,
+            services,
+            reflection=self.options.reflection,
+            security=self.options.security,
             most_received=peer_server.MOST_RECEIVED,
-        )  # fmt: skip
+        )
         port = await stack.enter_async_context(server)
         if self.options.metrics != "none":
             from edgenode.net.http import serving_http
@@ -135,9 +138,7 @@ class NodeProcess:
             token = kept_secret(self.options.state_dir / TOKEN)
             metrics = serving_http(metrics_app(self._view, token), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
-        tracking = Tracking(
-            self.options.track, self.options.config, self.options.state_dir, self._cluster, self._resumed
-        )
+        tracking = Tracking(self.options.track, self.options.config, self.options.state_dir, self._cluster)
         await stack.enter_async_context(in_background(tracking.run(), "tracking"))
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
@@ -300,9 +301,6 @@ class NodeProcess:
     def _cluster(self) -> ClusterStatus:
         """Return the status of the cluster that this node knows, for its tracker: its own."""
         return ClusterStatus(self.identity.cluster, nodes=(self._view(),))
-
-    def _resumed(self) -> bool:
-        return self._runner is not None and self._runner.replica.resumed
 
     def _in_a_line(self) -> str:
         return self._runner.progress.in_a_line() if self._runner is not None else self._activity

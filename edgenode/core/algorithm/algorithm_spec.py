@@ -42,6 +42,7 @@ class AlgorithmSpec:
             Every node exchanges the same block in the same round, and each block has a push-sum weight of its own. So
             each block is push-sum on the run's graphs, once every ``blocks`` rounds, and is exact on unbalanced graphs.
         exchange_rounds: the rounds of an exchange. A node trains only before the first of them.
+        sums: the gossip rounds are those of an allreduce, which changes no x.
         gossip_compressor: the compressor of the gossip rounds. If it rounds, a node keeps its rounding error,
             and the next round starts without an error: error feedback would leave more.
     """
@@ -54,6 +55,7 @@ class AlgorithmSpec:
     rule: UpdateRule = SPARSE_PUSH
     gossip_compressor: Compressor = UNCOMPRESSED
     exchange_rounds: int = 1
+    sums: bool = False
 
     @property
     def rounds(self) -> int:
@@ -97,9 +99,7 @@ def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:
     Raises:
         ConfigError: 10,000 rounds are not enough.
     """
-    named = sorted({end for edge in spec.edges or () for end in edge})
-    period = spec.period(tuple(named or (f"{i:06d}" for i in range(nodes))))
-    nodes = len(period[0].nodes)
+    period = spec.period(tuple(f"{i:06d}" for i in range(nodes)))
     product = np.eye(nodes)
     for k in range(_MAX_GOSSIP_ROUNDS):
         if np.abs(nodes * product / product.sum(axis=1, keepdims=True) - 1).max() <= tolerance:

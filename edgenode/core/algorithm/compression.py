@@ -20,7 +20,7 @@ from edgenode.errors import Diverged, LocalProtocolError
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-_CHUNK = 65_536
+CHUNK = 65_536
 DIVERGED = 1e15  # below this the squares of 10^8 numbers sum to a finite float32, and each number fits bfloat16
 
 
@@ -71,11 +71,11 @@ def spread(of_tensors: Floats, counts: Ints) -> Iterator[tuple[slice, Floats]]:
     """Yield the number of its tensor for each kept entry, [tensors] -> [k], chunk by chunk, with the chunk's slice."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
-    if total <= _CHUNK:
+    if total <= CHUNK:
         yield slice(0, total), np.repeat(of_tensors, counts)
         return
-    for begin in range(0, total, _CHUNK):
-        end = min(begin + _CHUNK, total)
+    for begin in range(0, total, CHUNK):
+        end = min(begin + CHUNK, total)
         first, last = np.searchsorted(ends, (begin, end - 1), side="right")
         bounds = np.clip(ends[first : last + 1], begin, end)
         yield slice(begin, end), np.repeat(of_tensors[first : last + 1], np.diff(bounds, prepend=begin))
@@ -143,8 +143,8 @@ class Payload:
         if self.indices is not None:
             np.add.at(target, self.indices, factor * numbers)  # reads an entry and writes it in one pass
             return
-        for begin in range(0, len(numbers), _CHUNK):  # no product of size d is built
-            target[begin : begin + _CHUNK] += factor * numbers[begin : begin + _CHUNK]
+        for begin in range(0, len(numbers), CHUNK):  # no product of size d is built
+            target[begin : begin + CHUNK] += factor * numbers[begin : begin + CHUNK]
 
     def dense(self, size: int) -> Floats:
         """C[v] as a vector [d], for tests and references."""
@@ -249,8 +249,11 @@ class Compressor:
         """Return whether C[v] can differ from v."""
         return (self.select, self.quantise) != (keep_all, as_float32)
 
-    def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator) -> Payload:
+    def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator, copy: bool = True) -> Payload:
         """C[vector].
+
+        Args:
+            copy: the payload shares no memory with the vector. Without it, it may.
 
         Raises:
             LocalProtocolError: the vector does not have the layout's size.
@@ -263,7 +266,7 @@ class Compressor:
         largest = largest_magnitude(numbers)
         if not largest < DIVERGED:  # also true for NaN
             raise Diverged(f"a number to send is {largest:.4g}")
-        values = self.quantise(numbers.copy() if indices is None else numbers, counts, rng)
+        values = self.quantise(numbers.copy() if copy and indices is None else numbers, counts, rng)
         if getattr(self.quantise, "drops_zeros", False):
             return _without_zeros(counts, indices, values)
         return Payload(counts, indices, values)

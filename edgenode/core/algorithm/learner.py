@@ -82,7 +82,7 @@ class Learner(Protocol[C]):
     def look(self, t: int) -> Any:
         """Return z before round t, in the form of ``start``, without beginning a local step.
 
-        It is read before the next event. If round t does not train, it is computed at once.
+        It is read before the next event. If round t changes x without training, it is computed at once.
         """
         ...
 
@@ -135,7 +135,8 @@ class Learner(Protocol[C]):
     def snapshot(self, t: int) -> State:
         """The state before round t. It may be the learner's own, and is read before the next event.
 
-        A round that does not train begins within the event that ends the round before it. Then the snapshot is a copy.
+        A round that changes x without training begins within the event that ends the round before it. Then the snapshot
+        is a copy.
         """
         ...
 
@@ -248,7 +249,6 @@ class VectorLearner:
 
     def _send_parts(self, t: int, transfer: Transfer) -> tuple[bytes, tuple[float, ...]]:
         compressor = self.algorithm_spec.gossip_compressor
-        self._trained.leave()
         if transfer.begins:
             self._last_phase = LastPhase(self.state, self.layout, transfer.parts, compressor)
         if self._last_phase is None:
@@ -332,4 +332,4 @@ class VectorLearner:
 
     def _keeps_still(self, t: int) -> bool:
         """Return whether the state before round t is still there when the actions of its event are performed."""
-        return t >= self.rounds or self.trains(t)
+        return t >= self.rounds or self.trains(t) or self.algorithm_spec.sums

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgenode.core.algorithm.compression import (
+    CHUNK,
     DIVERGED,
     Compressor,
     Floats,
@@ -31,6 +32,7 @@ from edgenode.core.algorithm.compression import (
     Payload,
     Values,
     block_bounds,
+    largest_magnitude,
 )
 from edgenode.core.algorithm.sparse_push import State, Weights, debias
 from edgenode.core.topology.allreduce import Transfer
@@ -79,6 +81,11 @@ class Division:
             np.divide(x[begin:end], weight, out=z[begin:end])
         return z
 
+    def of_pieces(self, u: Numbers) -> Numbers:
+        """The push-sum weight of each piece, from those of the blocks."""
+        blocks = block_bounds(int(self.parts[-1]), len(u))
+        return u[np.searchsorted(blocks, self.pieces[:-1], side="right") - 1]
+
     def _numbers(self, bounds: Ints, transfer: Transfer) -> list[slice]:
         return [slice(*np.searchsorted(bounds, (where.start, where.stop))) for where in self.entries(transfer)]
 
@@ -96,6 +103,11 @@ def joined(vector: Numbers, where: Sequence[slice]) -> Numbers:
     return np.concatenate([vector[:0], *(vector[part] for part in where)])
 
 
+def seen(vector: Numbers, where: Sequence[slice]) -> Numbers:
+    """The same, without a copy if it is one range."""
+    return vector[where[0]] if len(where) == 1 else joined(vector, where)
+
+
 def put(vector: Numbers, where: Sequence[slice], numbers: Numbers) -> None:
     """The inverse of ``joined``."""
     at = 0
@@ -107,9 +119,8 @@ class PartialSums:
     """The sums of x [d] and u [pieces] that a node holds."""
 
     def __init__(self, x: Numbers, u: Numbers, of: Division) -> None:
-        blocks = block_bounds(len(x), len(u))
         self.x, self._of = x.copy(), of
-        self.u: Numbers = u[np.searchsorted(blocks, of.pieces[:-1], side="right") - 1]
+        self.u: Numbers = of.of_pieces(u)
 
     def sent(self, transfer: Transfer) -> tuple[Numbers, Numbers]:
         """x and u of some parts, copied."""
@@ -130,7 +141,8 @@ class PartialSums:
 
     def average(self, transfer: Transfer) -> Numbers:
         """z of some parts."""
-        return self._of.debiased(transfer, *self.sent(transfer))
+        x, u = seen(self.x, self._of.entries(transfer)), seen(self.u, self._of.weights(transfer))
+        return self._of.debiased(transfer, x, u)
 
     def _held(self, transfer: Transfer) -> tuple[tuple[Numbers, list[slice]], ...]:
         return (self.x, self._of.entries(transfer)), (self.u, self._of.weights(transfer))
@@ -156,7 +168,7 @@ class PhaseResult:
     """What an allreduce gave one node.
 
     Attributes:
-        before: z [d] of the node before the phase.
+        before: z [d] of the node before the phase. It may be the x of its state.
         average: z [d] of all nodes, as far as no member lied.
         others: one for each message of the reduce, each of another sender.
         nodes: the number of nodes.
@@ -188,11 +200,14 @@ class LastPhase:
         self._codes: Values | None = None  # of all parts, zeros where it is not here
 
     def send(self, transfer: Transfer, rng: np.random.Generator) -> tuple[Payload, Weights]:
-        """The message of a round. It has the weights of its pieces, or [1] if it has none or sends no sums."""
+        """The message of a round. It has the weights of its pieces, or [1] if it has none or sends no sums.
+
+        It may be part of the sums, so it is encoded before the round is mixed.
+        """
         layout = self._of.layout(transfer)
         if transfer.reduces:
-            x, u = self._sums.sent(transfer)
-            return self._compressor(x, layout, rng), u if len(u) else np.ones(1)
+            x, u = seen(self._sums.x, self._of.entries(transfer)), joined(self._sums.u, self._of.weights(transfer))
+            return self._compressor(x, layout, rng, copy=False), u if len(u) else np.ones(1)
         if transfer.count and self._codes is None:
             self._begin_to_gather(transfer, rng)
         where, scales = self._of.entries(transfer), self._of.scales(transfer)
@@ -201,8 +216,9 @@ class LastPhase:
     def _begin_to_gather(self, own: Transfer, rng: np.random.Generator) -> None:
         """Round the average of the own part, which is the first message of the gather."""
         with np.errstate(over="ignore"):
-            average = np.clip(self._sums.average(own), -_LARGEST, _LARGEST)
-        values = self._compressor(average, self._of.layout(own), rng).values
+            average = self._sums.average(own)
+        np.clip(average, -_LARGEST, _LARGEST, out=average)
+        values = self._compressor(average, self._of.layout(own), rng, copy=False).values
         # all other sums have left, and zeros are in their place
         codes = self._sums.x if values.bits == 32 else np.zeros(len(self._sums.x), dtype=values.codes.dtype)
         scales = None if values.scales is None else np.zeros(len(self._of.tensors) - 1, dtype=np.float32)
@@ -212,7 +228,7 @@ class LastPhase:
     def _selected(self, where: list[slice], scales: list[slice]) -> Values:
         all_of = self._codes or Values(self._sums.x[:0])
         some = None if all_of.scales is None else joined(all_of.scales, scales)
-        return Values(joined(all_of.codes, where), all_of.bits, some, all_of.fitted)
+        return Values(seen(all_of.codes, where), all_of.bits, some, all_of.fitted)
 
     def _keep(self, transfer: Transfer, values: Values) -> None:
         """Averages of some parts are here, as codes."""
@@ -235,7 +251,9 @@ class LastPhase:
             if (transfer.parts, transfer.reduces) != (own.parts, own.reduces):
                 raise LocalProtocolError(f"{transfer} arrived in a round in which {own} is sent")
             if transfer.reduces:
-                x = np.clip(payload.numbers, -_LARGEST, _LARGEST)
+                x = payload.numbers
+                if not largest_magnitude(x) <= _LARGEST:
+                    x = np.clip(x, -_LARGEST, _LARGEST)
                 self._compare(transfer, x, u)
                 self._sums.add(transfer, x, u)
             elif transfer.count:
@@ -246,20 +264,26 @@ class LastPhase:
     @np.errstate(over="ignore", invalid="ignore")
     def _compare(self, transfer: Transfer, x: Floats, u: Weights) -> None:
         """Note how far away the models in a message of the reduce are."""
-        if len(x):
-            where = self._of.entries(transfer)
-            difference = self._of.debiased(transfer, x, u)
-            z, at = debias(self._state), 0
-            for part in where:
-                difference[at : (at := at + part.stop - part.start)] -= z[part]
-            self._others.append(Others(where, float(np.linalg.norm(difference)), 1 << len(self._others)))
+        if not len(x):
+            return
+        state, of, square, at = self._state, self._of, 0.0, 0
+        own_u, their_u = of.of_pieces(state.u).astype(np.float32), iter(u.astype(np.float32))
+        for piece in (piece for where in of.weights(transfer) for piece in range(where.start, where.stop)):
+            weight, end = next(their_u), int(of.pieces[piece + 1])
+            for begin in range(int(of.pieces[piece]), end, CHUNK):
+                part = slice(begin, min(begin + CHUNK, end))
+                difference = x[at : (at := at + part.stop - part.start)] / weight
+                difference -= state.x[part] / own_u[piece]
+                square += float(np.dot(difference, difference))
+        self._others.append(Others(of.entries(transfer), float(np.sqrt(square)), 1 << len(self._others)))
 
     @property
     def result(self) -> PhaseResult | None:
         """What the phase gave. None before its end."""
         if self.average is None:
             return None
-        return PhaseResult(debias(self._state), self.average, self._others, len(self._here))
+        before = self._state.x if self._state.is_unbiased else debias(self._state)
+        return PhaseResult(before, self.average, self._others, len(self._here))
 
     def _model(self) -> Floats:
         assert self._codes is not None

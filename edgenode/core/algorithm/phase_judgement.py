@@ -20,12 +20,13 @@ spread small, and loses little. A lie that costs less passes, so this bounds the
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, sqrt
 
 import numpy as np
 
-from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.compression import CHUNK, Floats
 from edgenode.core.algorithm.partial_sums import PhaseResult
 
 
@@ -72,11 +73,11 @@ def judge(result: PhaseResult, initial: Floats | None, lost: float | None, limit
         initial: z [d] that training began with. Without it, the unit of distances is the length of the own model.
         lost: the share of what training gained that the result loses. None if that is not known.
     """
-    if not np.isfinite(result.average).all():
+    whole = [slice(0, len(result.average))]
+    if not all(np.isfinite(result.average[part]).all() for part in _chunks(whole)):
         return Refusal("it has numbers that are not finite", is_suspicious=True)
-    trained = result.before if initial is None else result.before - initial
-    distance = _in_units(float(np.linalg.norm(result.average - result.before)), trained)
-    spread = _spread(result, trained)
+    distance = _in_units(_length(whole, result.average, result.before), _length(whole, result.before, initial))
+    spread = _spread(result, initial)
     is_far = distance > _FARTHEST or (spread is not None and distance > _FAR * spread)
     where = f"it is {distance:.2g} times as far away as training came"
     if spread is not None:
@@ -92,7 +93,7 @@ def judge(result: PhaseResult, initial: Floats | None, lost: float | None, limit
     return Refusal(f"{reason}; the models seem to be too far apart", is_suspicious=False)
 
 
-def _spread(result: PhaseResult, trained: Floats) -> float | None:
+def _spread(result: PhaseResult, initial: Floats | None) -> float | None:
     """The distance at which the average is to be expected, by the nearest others. None if there is one message.
 
     Of n models with independent deviations, the average is at the share sqrt((1 - 1/n) / (1 + 1/k)) of the distance of
@@ -102,11 +103,27 @@ def _spread(result: PhaseResult, trained: Floats) -> float | None:
         return None
     rest = 1 - 1 / result.nodes
     return min(
-        sqrt(rest / (1 + 1 / others.count)) * _in_units(others.distance, *(trained[part] for part in others.where))
+        sqrt(rest / (1 + 1 / others.count)) * _in_units(others.distance, _length(others.where, result.before, initial))
         for others in result.others
     )
 
 
-def _in_units(distance: float, *trained: Floats) -> float:
-    unit = float(np.linalg.norm(np.concatenate(trained)))
+def _in_units(distance: float, unit: float) -> float:
     return distance / unit if unit else inf if distance else 0.0
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _length(where: Sequence[slice], vector: Floats, origin: Floats | None) -> float:
+    """The L2 distance of a vector from another one, or from 0, in some ranges."""
+    square = 0.0
+    for part in _chunks(where):
+        difference = vector[part] if origin is None else vector[part] - origin[part]
+        square += float(np.dot(difference, difference))
+    return sqrt(square)
+
+
+def _chunks(where: Sequence[slice]) -> Iterator[slice]:
+    """Parts of ranges, each of which fits a cache."""
+    for part in where:
+        for begin in range(part.start, part.stop, CHUNK):
+            yield slice(begin, min(begin + CHUNK, part.stop))

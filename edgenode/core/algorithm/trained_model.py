@@ -6,7 +6,7 @@ While u is 1, z is x. Then x lies in the memory that is trained, and no vector i
 2. After the step, x is z', the model that the step led to. That is line 4: x + (z' - z) = z'. If x has memory of its
    own, z' is copied to it, so both ways give the same bits.
 3. x moves out when u is not 1 any more. It also moves out in a round that does not train, because the trainer may still
-   have to evaluate the model of an earlier round.
+   have to evaluate the model of an earlier round. The rounds of an allreduce change no x, so it stays.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgenode.core.algorithm.compression import Compressor, Floats, Layout, Payload, Values, as_float32, keep_all
 from edgenode.core.algorithm.partial_sums import LastPhase, PhaseResult
 from edgenode.core.algorithm.phase_judgement import COMMON_TEST, OWN_DATA, judge, share_lost
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import State, Weights
 from edgenode.core.topology.allreduce import Allreduce, edges
 
 SIZE = 600
@@ -38,7 +38,7 @@ def phase(n: int, apart: float, seed: int = 0, lie: Lie | None = None) -> list[P
     nodes, plan = [LastPhase(state, LAYOUT, n, DENSE) for state in states], Allreduce(0, names)
     for t, pairs in zip(range(plan.end), edges(n), strict=True):
         transfers = [plan.transfer(t, name) for name in names]
-        sent = [node.send(transfer, rng) for node, transfer in zip(nodes, transfers, strict=True)]
+        sent = [travelled(*node.send(transfer, rng)) for node, transfer in zip(nodes, transfers, strict=True)]
         if lie is not None and transfers[LIAR].reduces:
             payload, u = sent[LIAR]
             sent[LIAR] = Payload(payload.counts, None, Values(lie(payload.numbers))), u
@@ -47,6 +47,11 @@ def phase(n: int, apart: float, seed: int = 0, lie: Lie | None = None) -> list[P
     results = [node.result for node in nodes]
     assert all(results)
     return [result for result in results if result is not None]
+
+
+def travelled(payload: Payload, u: Weights) -> tuple[Payload, Weights]:
+    """A message as its receiver has it, which shares no memory with the sender."""
+    return Payload(payload.counts, None, Values(payload.numbers.copy())), u
 
 
 def honest(results: list[PhaseResult]) -> list[PhaseResult]:
