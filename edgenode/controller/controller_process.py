@@ -118,8 +118,7 @@ class Controller:
         )
         restarted = recover or saved is not None
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
-        status, began_earlier = self.operator_service.status, self._recorder.resumed
-        self._tracking = Tracking(options.track, config, options.state_dir, status, began_earlier)
+        self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
         self._control = ControlServer(
             identity, self._post_from_link, self._show, self._address_in_plan, self.nodes.faults
         )

@@ -51,11 +51,8 @@ def installed() -> Iterator[Finding]:
 
 
 def _unsatisfied(wanted: list[str]) -> Iterator[str]:
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:  # it may be missing as any other
-        yield "packaging is missing"
-        return
+    from packaging.requirements import Requirement
+
     for requirement in map(Requirement, wanted):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

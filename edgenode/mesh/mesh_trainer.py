@@ -50,7 +50,6 @@ OnRound = Callable[[int, dict[str, float]], object]
 """Takes the number of a round that was trained, and what to log."""
 
 _SCHEDULE, _OBJECT, _POSITION, _EXTRA = "schedule", "object", "position", "extra"
-_CHUNK = 1 << 20
 _KEPT = re.compile(rf"({_OBJECT}|{_SCHEDULE})\.\d+\.json")
 
 
@@ -88,7 +87,7 @@ class MeshTrainer:
         shared: Shared = None,
         on_round: OnRound | None = None,
     ) -> None:
-        self._flat = FlatParameters(model, shared)
+        self._flat = FlatParameters(model, shared, in_place=True)
         self._kept, self._passes, self._extra, self._test = kept, passes, extra, test
         self._watch = OptimiserWatch(self._flat.trained.values(), kept)
         self._local_steps = local_steps
@@ -106,11 +105,6 @@ class MeshTrainer:
     @property
     def model_size(self) -> ModelSize:
         return ModelSize(self._flat.size, self._flat.own_size, self._flat.most_bytes)
-
-    @property
-    def parameter_counts(self) -> tuple[int, int]:
-        """The numbers of trained parameters that all nodes share, and that are this node's own."""
-        return self._flat.size, self._flat.own_size
 
     @property
     def samples(self) -> int:
@@ -144,8 +138,10 @@ class MeshTrainer:
         return self._flat.staging
 
     def hand_over(self, t: int, z: LazyModel) -> None:
-        """Begin round t: load z [d] into the model."""
+        """Begin round t: load z [d] into the model. The user may change it from then on, so no checkpoint reads it."""
         self._flat.load(z.read(self.staging))
+        if self._flat.in_place:
+            self._read.wait()
         self.round, self._steps, self._losses = t, 0, []
 
     def count(self, loss: Tensor | float | None) -> bool:
@@ -178,7 +174,7 @@ class MeshTrainer:
             raise Diverged(f"the loss is {loss}")
         self._read.wait()
         vector, is_difference = self._flat.after_steps()
-        if not all(np.isfinite(part).all() for part in np.split(vector, range(_CHUNK, self.size, _CHUNK))):
+        if not _is_finite(vector):
             raise Diverged("a parameter is NaN or infinite")
         if self._on_round is not None:
             self._on_round(t, {**({} if loss is None else {"loss": loss}), **self._tested.to_log()})
@@ -194,9 +190,9 @@ class MeshTrainer:
         Raises:
             EdgenodeError: it is not what an evaluation can be.
         """
-        self._flat.load(z)
         if (test := self._test()) is None:
             return NOT_TESTED
+        self._flat.load(z)
         with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
             name = getattr(test, "__name__", "the function")
             self._tested = self._evaluations.read(test(), f"mesh.evaluate: {name}")
@@ -285,6 +281,12 @@ class MeshTrainer:
         others = [kept for kept in self._kept if not isinstance(kept, LRScheduler)]
         yield from ((f"{_OBJECT}.{i}", kept) for i, kept in enumerate(others))
         yield from ((f"{_SCHEDULE}.{i}", kept) for i, kept in enumerate(schedules))
+
+
+@np.errstate(over="ignore")
+def _is_finite(vector: Floats) -> bool:
+    """Return whether all numbers are. A sum of squares shows it in one pass, unless it is too large itself."""
+    return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())
 
 
 def _changes_in_steps(kept: object) -> TypeGuard[Optimizer]:

@@ -31,16 +31,21 @@ class FlatParameters:
 
     A model in another format than float32 holds a rounded copy of what `load` was given.
 
+    Args:
+        in_place: each parameter moves to its part of `staging`, if it can lie there, so that nothing is copied. It may
+            move away at any time, as by `parameter.data = ...`, and is copied from then on.
+
     Attributes:
         part: what is shared, and what is this node's own. The latter stays in the model, and is never in a vector.
         parameters: the shared parameters, by name.
         staging: float32 [size] on the CPU, through which vectors are loaded. One that is there need not be copied.
+        in_place: parameters lie there, so a step changes it.
 
     Raises:
         ConfigError: the model cannot be exchanged. The text names the parameter.
     """
 
-    def __init__(self, model: nn.Module, shared: Shared = None) -> None:
+    def __init__(self, model: nn.Module, shared: Shared = None, in_place: bool = False) -> None:
         self.model, self.part = model, SharedPart(model, shared)
         self.parameters = self.part.shared
         _refuse_unfit(self.trained)
@@ -49,6 +54,18 @@ class FlatParameters:
         self.own_size = sum(p.numel() for p in self.part.own.values())
         self.is_float32 = all(p.dtype == torch.float32 for p in self.parameters.values())
         self._stage_in(torch.empty(self.size))
+        self.in_place = False
+        if in_place and self.is_float32:
+            self._move_in()
+
+    def _move_in(self) -> None:
+        """Let parameters lie in `staging`. Each has a storage of its own, so that no file of one has all others."""
+        at = 0
+        for parameter in self.parameters.values():
+            piece = torch.from_numpy(self.staging[at : (at := at + parameter.numel())]).view(parameter.shape)
+            if _may_move(parameter):
+                piece.copy_(parameter.data)
+                parameter.data, self.in_place = piece, True
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -60,7 +77,8 @@ class FlatParameters:
         self._stage(vector)
         with torch.no_grad():
             for parameter, piece in zip(self.parameters.values(), _pieces(self._staged, self.parameters), strict=True):
-                parameter.copy_(piece)
+                if not _lies_in(parameter, piece):
+                    parameter.copy_(piece)
 
     def clear_gradients(self) -> None:
         """Clear the gradients before a step."""
@@ -122,7 +140,8 @@ class FlatParameters:
         """Copy the parameters into a tensor [size]."""
         with torch.no_grad():
             for parameter, piece in zip(self.parameters.values(), _pieces(flat, self.parameters), strict=True):
-                piece.copy_(parameter)
+                if not _lies_in(parameter, piece):
+                    piece.copy_(parameter)
 
 
 class FlatModel(FlatParameters):
@@ -181,6 +200,21 @@ def _pieces(flat: Tensor, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
     """Views of a tensor, with the shape of each parameter."""
     pieces = torch.split(flat, [p.numel() for p in parameters.values()])
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters.values(), strict=True)]
+
+
+def _may_move(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter can lie in other memory of the CPU, with its numbers in the order of positions."""
+    is_plain = type(parameter) is nn.Parameter and parameter.device.type == "cpu"
+    return is_plain and parameter.is_contiguous() and not parameter.is_shared()  # type: ignore[no-untyped-call]
+
+
+def _lies_in(parameter: Tensor, piece: Tensor) -> bool:
+    """Return whether a parameter is a view of this memory, entry by entry."""
+    return (
+        parameter.data_ptr() == piece.data_ptr()
+        and parameter.dtype == piece.dtype
+        and parameter.stride() == piece.stride()
+    )
 
 
 def _refuse_unfit(parameters: dict[str, nn.Parameter]) -> None:

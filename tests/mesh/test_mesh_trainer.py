@@ -6,12 +6,17 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
+from edgenode.core.algorithm.partial_sums import PhaseResult
+from edgenode.core.algorithm.trained_model import LazyModel
+from edgenode.errors import Diverged
 from edgenode.mesh.mesh_trainer import MeshTrainer
 from edgenode.mesh.passes import Passes
+from edgenode.node.average import refusal_of
 
 
 class OwnSgd(SGD):
@@ -63,6 +68,48 @@ def test_step_waits_until_the_checkpoint_has_read_the_optimiser() -> None:
     stepping.join(10)
     assert not stepping.is_alive()
     assert not all(np.array_equal(array, before[name]) for name, array in moments(state).items())
+
+
+def test_user_trains_when_the_checkpoint_has_read_x() -> None:
+    """x lies in the parameters, which a loop may change without an optimiser."""
+    trainer, _, _ = stepped(Adam)
+    read = Event()
+    trainer.local_state(read)
+    beginning = Thread(target=lambda: trainer.hand_over(1, LazyModel(lambda out: trainer.staging)))
+    beginning.start()
+    beginning.join(0.2)
+    assert beginning.is_alive()
+    read.set()
+    beginning.join(10)
+    assert not beginning.is_alive()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_parameter_that_is_not_finite_ends_training(number: float) -> None:
+    trainer, _, _ = stepped(Adam)
+    trainer.staging[1] = 1e30  # its square is too large for a float32, and allowed
+    trainer.train(0, trainer.staging)
+    trainer.staging[2] = number
+    with pytest.raises(Diverged, match="a parameter is NaN or infinite"):
+        trainer.train(0, trainer.staging)
+
+
+def test_average_is_tested_in_the_place_of_the_model() -> None:
+    """x lies in the parameters, and stays what it is, whatever a test finds."""
+    model = nn.Linear(3, 2)
+    tested: list[float] = []
+
+    def test() -> float:
+        tested.append(float(model.bias.detach()[1]))
+        return 1.0 if len(tested) == 1 else 0.0
+
+    trainer = MeshTrainer(model, [], Passes([None]), 1, {}, lambda: test)
+    before, average = trainer.initial(), np.full(8, 5.0, np.float32)
+    result = PhaseResult(trainer.staging, average, [], 2)
+    assert refusal_of(result, trainer) is not None
+    assert tested == [before[-1], 5.0]
+    assert np.array_equal(trainer.staging, before) and (average == 5).all()
+    assert np.array_equal(trainer.initial(), before)
 
 
 def test_optimiser_steps_when_the_node_of_a_checkpoint_has_ended() -> None:

@@ -139,3 +139,42 @@ def unfit(change: str) -> nn.Module:
 def test_unfit_models_are_refused_by_name(change: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         FlatParameters(unfit(change))
+
+
+def test_parameters_move_to_where_vectors_are_staged() -> None:
+    """Each with a storage of its own, so that a file of one layer does not have all others."""
+    model = small_net()
+    before = FlatParameters(model).read()
+    flat = FlatParameters(model, in_place=True)
+    assert flat.in_place
+    assert np.array_equal(flat.staging, before)
+    after, is_difference = flat.after_steps()
+    assert after is flat.staging and not is_difference
+    for parameter in flat.parameters.values():
+        assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
+        with torch.no_grad():
+            parameter.add_(1)
+    assert np.array_equal(flat.staging, before + 1)
+    assert np.array_equal(flat.read(), before + 1)
+
+
+def test_parameters_that_move_away_are_copied() -> None:
+    flat = FlatParameters(small_net(), in_place=True)
+    first = next(iter(flat.parameters.values()))
+    first.data = torch.full_like(first, 7.0)
+    after, _ = flat.after_steps()
+    assert (after[: first.numel()] == 7).all()
+    vector = random_vector(flat.size)
+    flat.load(vector)
+    assert np.array_equal(first.detach().numpy().ravel(), vector[: first.numel()])
+    assert np.array_equal(flat.read(), vector)
+
+
+def test_parameters_in_another_order_or_format_stay_where_they_are() -> None:
+    images = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    flat, vector = FlatParameters(images, in_place=True), random_vector(108)
+    assert not flat.in_place
+    flat.load(vector)
+    assert images.weight.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(images.weight.detach().contiguous().numpy().ravel(), vector)
+    assert not FlatParameters(mixed_net(), in_place=True).in_place
