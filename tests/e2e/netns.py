@@ -34,14 +34,14 @@ def unavailable() -> str | None:
         return "network namespaces need root"
     if shutil.which("ip") is None:
         return "network namespaces need the ip command (iproute2)"
-    name = _unique("probe")
+    name = unique("probe")
     try:
-        _ip("netns", "add", name)
+        ip("netns", "add", name)
         try:
-            _ip("-n", name, "link", "add", "probe", "type", "bridge")
-            _ip("netns", "exec", name, "true")
+            ip("-n", name, "link", "add", "probe", "type", "bridge")
+            ip("netns", "exec", name, "true")
         finally:
-            _ip("netns", "delete", name)
+            ip("netns", "delete", name)
     except NetnsError as exc:
         return f"cannot make a network namespace: {exc}"
     return None
@@ -55,20 +55,16 @@ def cannot_disturb() -> str | None:
     return f"network faults need {', '.join(missing)}" if missing else None
 
 
-class Bridge:
-    """`count` hosts on one bridge, as a context manager. Its end ends all spawned processes and removes everything.
+class Network:
+    """Namespaces of one test, as a context manager. Its end ends all spawned processes and removes everything.
 
-    >>> with Bridge(2) as bridge:
-    ...     child = bridge.spawn(0, ["ping", "-c1", bridge.addresses[1]])
+    Attributes:
+        namespaces: those of the hosts, by their index.
     """
 
-    def __init__(self, count: int) -> None:
-        if not 1 <= count <= 254:
-            raise ValueError(f"a bridge has 1 to 254 hosts, not {count}")
-        prefix = _unique("br")
-        self.namespaces = tuple(f"{prefix}-{number}" for number in range(1, count + 1))
-        self.addresses = tuple(f"10.77.0.{number}" for number in range(1, count + 1))
-        self._switch = f"{prefix}-switch"
+    namespaces: tuple[str, ...]
+
+    def __init__(self) -> None:
         self._children: list[subprocess.Popen[Any]] = []
         self._undo = ExitStack()
 
@@ -92,13 +88,70 @@ class Bridge:
         self._children.append(child)
         return child
 
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _inside(self, namespace: str, *command: str) -> str:
+        return ip("netns", "exec", namespace, *command)
+
+    def _add_namespace(self, name: str) -> None:
+        ip("netns", "add", name)
+        self._undo.callback(ip, "netns", "delete", name)
+
+    def _add_switch(self, namespace: str, name: str = "br0") -> None:
+        """Add a bridge. Without a querier on it, snooping would stop multicast after some minutes."""
+        bridge = ("type", "bridge", "mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
+        ip("-n", namespace, "link", "add", name, *bridge)
+        ip("-n", namespace, "link", "set", name, "up")
+
+    def _plug(self, host: str, address: str, switch: str, port: str, device: str = "eth0", bridge: str = "br0") -> None:
+        """Connect a host to a bridge. Both ends are created inside: nothing passes through the machine's namespace."""
+        peer = ("peer", "name", device, "netns", host)
+        ip("-n", switch, "link", "add", port, "type", "veth", *peer)
+        ip("-n", switch, "link", "set", port, "master", bridge, "up")
+        ip("-n", host, "address", "add", address, "dev", device)
+        ip("-n", host, "link", "set", "lo", "up")
+        ip("-n", host, "link", "set", device, "up")
+
+    def _end_children(self) -> None:
+        living = [child for child in self._children if child.poll() is None]
+        for child in living:
+            child.terminate()
+        for child in living:
+            try:
+                child.wait(_TERMINATE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for child in self._children:
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+class Bridge(Network):
+    """`count` hosts on one bridge.
+
+    >>> with Bridge(2) as bridge:
+    ...     child = bridge.spawn(0, ["ping", "-c1", bridge.addresses[1]])
+    """
+
+    def __init__(self, count: int) -> None:
+        if not 1 <= count <= 254:
+            raise ValueError(f"a bridge has 1 to 254 hosts, not {count}")
+        super().__init__()
+        prefix = unique("br")
+        self.namespaces = tuple(f"{prefix}-{number}" for number in range(1, count + 1))
+        self.addresses = tuple(f"10.77.0.{number}" for number in range(1, count + 1))
+        self._switch = f"{prefix}-switch"
+
     def add_address(self, index: int, address: str) -> None:
         """Give host `index` a further address of the bridge's network."""
-        _ip("-n", self.namespaces[index], "address", "add", f"{address}/24", "dev", "eth0")
+        ip("-n", self.namespaces[index], "address", "add", f"{address}/24", "dev", "eth0")
 
     def set_link(self, index: int, up: bool) -> None:
         """Plug host `index` in or out at the bridge. The host keeps its address and routes."""
-        _ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
+        ip("-n", self._switch, "link", "set", _port(index), "up" if up else "down")
 
     @contextmanager
     def unplugged(self, index: int) -> Iterator[None]:
@@ -178,52 +231,18 @@ class Bridge:
                 undo.callback(self._inside, self.namespaces[index], tool, "-w", "-D", *rule)
             yield
 
-    def _inside(self, namespace: str, *command: str) -> str:
-        return _ip("netns", "exec", namespace, *command)
-
     def _build(self) -> None:
         self._add_namespace(self._switch)
-        # Without a querier on the bridge, snooping would stop multicast after some minutes.
-        bridge = ("type", "bridge", "mcast_snooping", "0", "stp_state", "0", "forward_delay", "0")
-        _ip("-n", self._switch, "link", "add", "br0", *bridge)
-        _ip("-n", self._switch, "link", "set", "br0", "up")
-        for index in range(len(self.namespaces)):
-            self._add_host(index)
+        self._add_switch(self._switch)
+        for index, host in enumerate(self.namespaces):
+            self._add_namespace(host)
+            self._plug(host, f"{self.addresses[index]}/24", self._switch, _port(index))
+            ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
         self._undo.callback(self._end_children)
 
-    def _add_host(self, index: int) -> None:
-        host, port = self.namespaces[index], _port(index)
-        self._add_namespace(host)
-        # Both ends are created inside: nothing passes through the machine's own namespace.
-        peer = ("peer", "name", "eth0", "netns", host)
-        _ip("-n", self._switch, "link", "add", port, "type", "veth", *peer)
-        _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
-        _ip("-n", host, "address", "add", f"{self.addresses[index]}/24", "dev", "eth0")
-        _ip("-n", host, "link", "set", "lo", "up")
-        _ip("-n", host, "link", "set", "eth0", "up")
-        _ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
 
-    def _add_namespace(self, name: str) -> None:
-        _ip("netns", "add", name)
-        self._undo.callback(_ip, "netns", "delete", name)
-
-    def _end_children(self) -> None:
-        living = [child for child in self._children if child.poll() is None]
-        for child in living:
-            child.terminate()
-        for child in living:
-            try:
-                child.wait(_TERMINATE_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        for child in self._children:
-            for pipe in (child.stdin, child.stdout, child.stderr):
-                if pipe is not None:
-                    pipe.close()
-
-
-def _unique(word: str) -> str:
+def unique(word: str) -> str:
+    """A name that no other namespace has."""
     return f"edgenode-{os.getpid()}-{word}{next(_SERIAL)}"
 
 
@@ -237,7 +256,8 @@ def _endpoint(text: str) -> tuple[str, str]:
     return host.strip("[]").removeprefix("::ffff:"), port
 
 
-def _ip(*arguments: str) -> str:
+def ip(*arguments: str) -> str:
+    """Run iproute2, and return what it prints."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NetnsError(f"ip {' '.join(arguments)}: {done.stderr.strip() or done.returncode}")

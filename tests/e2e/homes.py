@@ -1,0 +1,106 @@
+"""Networks behind routers, as namespaces: homes, a carrier's NAT, a Wi-Fi that isolates its clients, a public host.
+
+Each home has a router that translates addresses and forwards no port, and 192.168.1.0/24 behind it: all homes use the
+same addresses, as homes do. Host 0 is public. The hosts of the homes follow, in the order of the homes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.e2e import netns
+
+PUBLIC = "203.0.113.10"
+_NEW_ADDRESS = 100  # of a router that restarts, above its old one
+
+
+@dataclass(frozen=True)
+class Home:
+    """One network.
+
+    Attributes:
+        hosts: the number of its hosts: 192.168.1.11 and so on.
+        first: the last byte of the address of the first host.
+        behind_carrier: the router has no public address either. Its carrier translates once more.
+        isolated: its hosts reach the router, and not each other.
+    """
+
+    hosts: int
+    first: int = 11
+    behind_carrier: bool = False
+    isolated: bool = False
+
+
+class Homes(netns.Network):
+    """Homes and a public host on one internet.
+
+    Attributes:
+        places: of each home, the indexes of its hosts.
+    """
+
+    def __init__(self, *homes: Home) -> None:
+        super().__init__()
+        self._homes, self._prefix = homes, netns.unique("homes")
+        self._switch = f"{self._prefix}-internet"
+        names, self.places = [f"{self._prefix}-public"], list[tuple[int, ...]]()
+        for number, home in enumerate(homes):
+            begin = len(names)
+            names += [f"{self._prefix}-home{number}-{host}" for host in range(home.hosts)]
+            self.places.append(tuple(range(begin, len(names))))
+        self.namespaces = tuple(names)
+
+    def restart_router(self, home: int) -> None:
+        """Give a router another public address. It forgets all connections."""
+        old, new = self._outside(home), self._outside(home, _NEW_ADDRESS)
+        router = self._router(home)
+        for way in ("down", "up"):
+            netns.ip("-n", router, "link", "set", "eth0", way)
+            if way == "down":
+                netns.ip("-n", router, "address", "delete", f"{old}/24", "dev", "eth0")
+                netns.ip("-n", router, "address", "add", f"{new}/24", "dev", "eth0")
+
+    def _router(self, home: int) -> str:
+        return f"{self._prefix}-router{home}"
+
+    @staticmethod
+    def _outside(home: int, more: int = 0) -> str:
+        return f"203.0.113.{20 + home + more}"
+
+    def _build(self) -> None:
+        self._add_namespace(self._switch)
+        self._add_switch(self._switch)
+        self._add_namespace(self.namespaces[0])
+        self._plug(self.namespaces[0], f"{PUBLIC}/24", self._switch, "public")
+        for number, home in enumerate(self._homes):
+            self._add_home(number, home)
+        self._undo.callback(self._end_children)
+
+    def _add_home(self, number: int, home: Home) -> None:
+        router, outside = self._router(number), f"{self._outside(number)}/24"
+        if home.behind_carrier:
+            carrier = f"{self._prefix}-carrier{number}"
+            self._add_router(carrier, outside, self._switch, f"carrier{number}", "100.64.0.1/24")
+            self._add_router(router, "100.64.0.2/24", carrier, "router", "192.168.1.1/24")
+            netns.ip("-n", router, "route", "add", "default", "via", "100.64.0.1")
+        else:
+            self._add_router(router, outside, self._switch, f"router{number}", "192.168.1.1/24")
+        for host, index in enumerate(self.places[number]):
+            name, port = self.namespaces[index], f"host{host}"
+            self._add_namespace(name)
+            self._plug(name, f"192.168.1.{home.first + host}/24", router, port)
+            netns.ip("-n", name, "route", "add", "default", "via", "192.168.1.1")
+            if home.isolated:
+                self._inside(router, "bridge", "link", "set", "dev", port, "isolated", "on")
+
+    def _add_router(self, name: str, outside: str, switch: str, port: str, inside: str) -> None:
+        """A router: what comes from inside goes out with its address, and nothing new comes in."""
+        self._add_namespace(name)
+        self._plug(name, outside, switch, port)
+        self._add_switch(name)
+        netns.ip("-n", name, "address", "add", inside, "dev", "br0")
+        self._inside(name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self._inside(name, "iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+        known = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
+        for chain in ("FORWARD", "INPUT"):
+            self._inside(name, "iptables", "-w", "-A", chain, "-i", "eth0", *known, "-j", "ACCEPT")
+            self._inside(name, "iptables", "-w", "-A", chain, "-i", "eth0", "-j", "DROP")
