@@ -118,6 +118,10 @@ def _objects_that_stay() -> Iterator[None]:
               help="Address where devices enrol. [default: the port after that of --listen]")  # fmt: skip
 @click.option("--invites", type=click.IntRange(0, 1024), metavar="N", envvar="EDGENODE_INVITES",
               help="Print invites for N devices. [default: run.nodes at the first start on a terminal]")  # fmt: skip
+@click.option("--relay", is_flag=True, envvar="EDGENODE_RELAY",
+              help="Relay between nodes that cannot dial each other, as those behind two home routers.")  # fmt: skip
+@click.option("--relay-gb", type=click.FloatRange(0, min_open=True), metavar="GB", envvar="EDGENODE_RELAY_GB",
+              help="The most gigabytes that --relay carries for one node. [default: no limit]")  # fmt: skip
 @insecure_option
 @reflection_option
 @set_option
@@ -134,6 +138,8 @@ def controller(
     straggler: str | None,
     enrol: str,
     invites: int | None,
+    relay: bool,
+    relay_gb: float | None,
     insecure: bool,
     reflection: bool,
     settings: tuple[str, ...],
@@ -149,9 +155,9 @@ def controller(
     Examples:
       edgenode controller                             in the folder of run.toml
       edgenode controller --invites 4                 print four commands, edgenode run --join inv-..., for devices
-      edgenode controller --listen 10.0.0.5:7700
       edgenode controller --http 0.0.0.0:8080         serve the page to the whole network
       edgenode controller --track tensorboard:events; tensorboard --logdir events
+      edgenode controller --relay                     for nodes in two homes, on a machine that both can dial
       edgenode controller --recover                   after its disk was lost
       edgenode controller --straggler drop            evict nodes that hold up others
     """
@@ -176,6 +182,7 @@ def controller(
         invites = config.run.nodes if first else 0
     options = ControllerOptions(
         config, listen, state_dir, recover, http, checked_url(page_url), enrol, track, reflection, insecure, invites,
+        relay, relay_gb,
         show_invite=lambda invite: click.echo(run_command(invite)), invite_command=invite_command(state_dir),
     )  # fmt: skip
     if not run_controller(options):

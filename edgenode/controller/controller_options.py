@@ -26,6 +26,8 @@ class ControllerOptions:
         insecure: work without TLS and certificates.
         invites: the number of invites to open at the start.
         show_invite: shows them to a person. They are secret, and are not logged.
+        relay: nodes that nobody can dial may wait here for connections.
+        relay_gb: the most gigabytes that the relay carries for one node. None for no limit.
         invite_command: opens another invite, when a person types it on this machine.
     """
 
@@ -40,6 +42,8 @@ class ControllerOptions:
     reflection: bool = False
     insecure: bool = False
     invites: int = 0
+    relay: bool = False
+    relay_gb: float | None = None
     show_invite: Callable[[str], None] = print
     invite_command: str = "edgenode invite"
 

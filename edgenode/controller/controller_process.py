@@ -38,6 +38,7 @@ from edgenode.controller.page_server import Page
 from edgenode.controller.plan_log import PlanLog
 from edgenode.controller.refusals import Refusals
 from edgenode.controller.registry import NodeRegistry, removed, within
+from edgenode.controller.relay import ControllerRelay
 from edgenode.controller.run_end import log_end, until_over
 from edgenode.controller.saving import save_when_possible
 from edgenode.core.protocol.controller.cluster import Cluster
@@ -65,7 +66,6 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
-from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import Services, serving
 from edgenode.net.tls import INSECURE, Security
 from edgenode.net.wire import PROTOCOL, Identity
@@ -110,17 +110,18 @@ class Controller:
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
         identity = self._identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
-        self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post)
+        self._relay = ControllerRelay(options, identity, self.cluster)
+        self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post, self._relay.probe)
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
         self._audit = Audit(options.state_dir)
         self.operator_service = OperatorService(
-            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit
+            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit, self._relay.server.traffic
         )
         restarted = recover or saved is not None
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
         self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
         self._control = ControlServer(
-            identity, self._post_from_link, self._show, self._address_in_plan, self.nodes.faults
+            identity, self._post_from_link, self._show, self._relay.address_of, self.nodes.faults, self._relay.probe
         )
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -134,10 +135,6 @@ class Controller:
             log.warning("recovering the plan from the running nodes", reason=str(exc))
             self.state.close()
             return None
-
-    def _address_in_plan(self, node: str) -> str:
-        members = self.cluster.state.plan.latest.members if self.cluster.state.plan else ()
-        return next((m.address for m in members if m.node == node), "")
 
     async def run(self, is_ready: Callable[[], None] = lambda: None) -> bool:
         """Serve until every member has ended. True if all did all their rounds, or stopped as an operator requested.
@@ -181,7 +178,7 @@ class Controller:
         services: Services = [
             (control_server.SERVICE, self._control.add_to),
             (operator_server.SERVICE, operators.add_to),
-            (relay_server.SERVICE, RelayServer(self._identity, self._address_in_plan).add_to),
+            (relay_server.SERVICE, self._relay.server.add_to),
         ]
         if self._enrolment is None:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
@@ -192,6 +189,7 @@ class Controller:
         server = serving(listen, services, reflection=self.options.reflection, security=self._security)
         port = await stack.enter_async_context(server)
         host = split_address(listen)[0]
+        self._relay.listens(host, port)
         self.cluster.reached_at(join_address(interfaces_for(host)[0], port))
         page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
         found = await stack.enter_async_context(Discovery(cluster, interfaces_for(host)))

@@ -29,7 +29,7 @@ from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.events import UNREQUESTED, Avoid, Evict
 from edgenode.core.protocol.status import LinkView
 from edgenode.core.topology.schedule import Link
-from edgenode.net.peer_calls import probe
+from edgenode.net.peer_calls import Probe, direct_probe
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
@@ -43,6 +43,7 @@ class FailureDetector:
 
     Args:
         post: takes what this detector requests.
+        probe: finds out which process answers for a node. None for what is at its address.
 
     Attributes:
         straggling: nodes that hold others up. Empty while the run is paused, as no node waits for another then.
@@ -55,11 +56,14 @@ class FailureDetector:
         cluster: Cluster,
         nodes: NodeRegistry,
         post: Callable[[Evict | Avoid], None],
+        probe: Probe | None = None,
     ) -> None:
         self._config, self._identity, self._cluster, self._nodes, self._post = config, identity, cluster, nodes, post
+        self._probe = probe or direct_probe(identity)
         self.straggling: dict[str, Straggling] = {}
         self._links_logged: frozenset[Link] = frozenset()
-        self._links_judged = 0.0  # when a node could last be evicted for its links
+        # When a node could last be evicted for its links. Those that this controller relays need time after its start.
+        self._links_judged = time.monotonic()
 
     async def watch(self) -> None:
         """Watch until cancelled."""
@@ -87,7 +91,7 @@ class FailureDetector:
 
     async def _answers(self, name: str) -> bool:
         """Return whether the last known process of a node answers at its address. Another process does not count."""
-        there, last = await probe(self._nodes[name].address, self._identity, _PROBE_S), self._nodes.get(name)
+        there, last = await self._probe(self._nodes[name].address, name, _PROBE_S), self._nodes.get(name)
         return bool(there and last and there.is_of(self._identity, name) and last.process in ("", there.process))
 
     def _evict_silent(self, name: str) -> None:

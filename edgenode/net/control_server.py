@@ -33,7 +33,7 @@ from edgenode.net.front import peer_of
 from edgenode.net.limited_log import limited
 from edgenode.net.newest import NewestCalls
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
-from edgenode.net.peer_calls import probe
+from edgenode.net.peer_calls import Probe, direct_probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.report_size import check_size
 from edgenode.net.rpc import parsed, refuse, reject
@@ -61,6 +61,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         show: takes (node, status).
         planned: returns the address of a node in the plan, or "".
         faults: takes what nodes report against the protocol.
+        probe: finds out which process answers for a node. None for what is at its address.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         show: Callable[[str, NodeStatus], None],
         planned: Callable[[str], str],
         faults: Faults,
+        probe: Probe | None = None,
     ) -> None:
+        self._probe = probe or direct_probe(identity)
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
         self._faults = faults
         self._greetings = NewestCalls()
@@ -176,7 +179,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         """
         asked = {"", join.address} if self._processes.get(node) == join.process else {""}
         while (last := self._addresses.get(node) or self._planned(node)) not in asked:
-            there = await probe(last, self._identity, _PROBE_S)
+            there = await self._probe(last, node, _PROBE_S)
             if there and there.is_of(self._identity, node) and there.process != join.process:
                 return last
             asked.add(last)

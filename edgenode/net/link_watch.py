@@ -15,6 +15,7 @@ import structlog
 
 from edgenode.core.protocol.controller.links import CHECK
 from edgenode.core.protocol.orders import BlockedLink
+from edgenode.core.protocol.status import Way
 from edgenode.errors import EdgenodeError
 from edgenode.net.peer_calls import reach
 from edgenode.net.wire import Identity
@@ -33,6 +34,7 @@ class _Outage:
 
     Attributes:
         by: the relay in use, or "".
+        waits: the receiver waits there for connections, so that the link is no blocked one.
         probe_at: when it is tried next.
     """
 
@@ -40,6 +42,7 @@ class _Outage:
     address: str
     why: str
     by: str = ""
+    waits: bool = False
     wait_s: float = _FIRST_PROBE_S
     probe_at: float = 0.0
 
@@ -71,13 +74,23 @@ class LinkWatch:
         outage = self._outages.setdefault(to, _Outage(now - for_s, address, why, probe_at=now + _FIRST_PROBE_S))
         outage.address, outage.why = address, why or "unknown"
 
-    def relayed(self, to: str, by: str) -> None:
-        """Note that the pushes go through a relay from now on. With "", they do not any more."""
-        if to in self._outages:
-            self._outages[to].by = by
-            if by:
-                address, why = self._outages[to].address, self._outages[to].why
-                log.warning("pushes go by way of a relay", peer=to, relay=by, address=address, why=why, check=CHECK)
+    def relayed(self, to: str, by: str, waits: bool = False) -> None:
+        """Note that the pushes go through a relay from now on. With "", they do not any more.
+
+        Args:
+            waits: the receiver waits there. The link is blocked from the moment when it loses this way.
+        """
+        if (outage := self._outages.get(to)) is None:
+            return
+        if outage.waits and not by:
+            outage.since, outage.why = self._now(), f"the way by {outage.by} has ended"
+        outage.by, outage.waits = by, waits
+        if waits:
+            log.info("pushes go by way of a relay at which the receiver waits", peer=to, relay=by)
+        elif by:
+            log.warning(
+                "pushes go by way of a relay", peer=to, relay=by, address=outage.address, why=outage.why, check=CHECK
+            )
 
     def works(self, to: str) -> None:
         """A receiver was reached directly."""
@@ -101,10 +114,15 @@ class LinkWatch:
         found = []
         for to in sorted(self._known()):
             outage, target = self._outages[to], self._target_of(to)
-            if target is not None and (self._is_shown(outage) or to in self._untried()):
+            if target is not None and not outage.waits and (self._is_shown(outage) or to in self._untried()):
                 blocked_s = self._now() - outage.since
                 found.append(BlockedLink(to, target[1], outage.address, outage.why, blocked_s, outage.by))
         return tuple(found)
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The receivers that wait at a relay which the pushes use."""
+        return tuple(Way(to, outage.by) for to, outage in sorted(self._outages.items()) if outage.waits)
 
     async def run(self) -> None:
         """Probe what does not work, until cancelled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,9 @@ from edgenode.net.rpc import channel, parsed
 from edgenode.net.text_wire import line_from_wire
 from edgenode.net.wire import DATA_SIZE, SAVED, Identity, name_conflict
 from edgenode.security.subject import Subject, role_dns_name
+
+Probe = Callable[[str, str, float], Awaitable[Identity | None]]
+"""Takes (host:port, node, seconds). Returns the identity of the process that answers for a node, or None."""
 
 _MEET_BACKOFF = Backoff(initial_s=0.05, max_s=0.5, jitter_s=1.0)
 _MEET_S = 5.0
@@ -75,13 +78,22 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
         raise TransportError(f"no answer from peer {target} within {timeout_s:g} s: {exc}") from exc
 
 
-async def probe(target: str, identity: Identity, timeout_s: float) -> Identity | None:
-    """The identity of the process at an address: an open socket is not enough. None if there is no answer."""
+async def probe(target: str, identity: Identity, timeout_s: float, node: str = "") -> Identity | None:
+    """The identity of the process at an address: an open socket is not enough. None if there is no answer.
+
+    Args:
+        node: only this node counts. Two networks can have the same address.
+    """
     try:
-        reply = await _met(target, identity, timeout_s)
+        reply = await _met(target, identity, timeout_s, node=node)
         return Identity.from_wire(reply.identity)
     except (grpc.aio.AioRpcError, RemoteProtocolError):
         return None
+
+
+def direct_probe(identity: Identity) -> Probe:
+    """A probe of what is at an address."""
+    return lambda address, node, timeout_s: probe(address, identity, timeout_s)
 
 
 async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> None:
@@ -104,9 +116,9 @@ async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> N
         raise RemoteProtocolError(f"{target} is another node")
 
 
-def _to_unknown_node(target: str, identity: Identity) -> grpc.aio.Channel:
-    """A channel to a node of which only the address is known. Some node of the cluster must be there."""
-    return channel(target, identity.security, role_dns_name("node"))
+def _to_node(target: str, identity: Identity, node: str) -> grpc.aio.Channel:
+    """A channel to a node. If only its address is known, some node of the cluster must be there."""
+    return channel(target, identity.security, Subject("node", node).dns_name if node else role_dns_name("node"))
 
 
 async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
@@ -115,17 +127,22 @@ async def abort(target: str, identity: Identity, reason: str, timeout_s: float) 
         await _met(target, identity, timeout_s, reason)
 
 
-async def _met(target: str, identity: Identity, timeout_s: float, reason: str = "") -> peer_pb2.MeetResponse:
-    async with _to_unknown_node(target, identity) as to_peer:
+async def _met(
+    target: str, identity: Identity, timeout_s: float, reason: str = "", node: str = ""
+) -> peer_pb2.MeetResponse:
+    async with _to_node(target, identity, node) as to_peer:
         request = peer_pb2.MeetRequest(identity=identity.to_wire(), abort=reason)
         reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
         return reply
 
 
-async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s: float, own: str = "") -> bytes:
+async def fetch_model(
+    target: str, identity: Identity, max_bytes: int, timeout_s: float, own: str = "", node: str = ""
+) -> bytes:
     """A member's model, as safetensors.
 
     Args:
+        node: the member's name. Any one may answer if it is empty.
         own: the digest of a model. If the member's is equal, the answer is empty.
 
     Raises:
@@ -134,7 +151,7 @@ async def fetch_model(target: str, identity: Identity, max_bytes: int, timeout_s
     """
     model = bytearray()
     try:
-        async with _to_unknown_node(target, identity) as to_peer:
+        async with _to_node(target, identity, node) as to_peer:
             request = peer_pb2.FetchModelRequest(identity=identity.to_wire(), own=own)
             async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
                 model += part.chunk

@@ -29,7 +29,7 @@ from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import reach
 from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushWriter
-from edgenode.net.relay_client import Relay, way_by
+from edgenode.net.relay_client import Relay, Way, way_by
 from edgenode.net.retry import Backoff, Outage, stay_connected
 from edgenode.net.rpc import CONNECT_S, broken, channel, parsed, side_by_side
 from edgenode.net.wire import MOST_ANSWERS, Identity, ack_from_wire
@@ -157,12 +157,14 @@ class PeerLink:
         if not peer.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
         target = peer.addresses[attempt % len(peer.addresses)]
+        began = self._answered_at = time.monotonic()
         try:
             await self._converse(target, peer)
         except EdgenodeError as exc:
             self._by_relay = True
             if self._watch and self._unanswered:
-                self._watch.failed(self.to, target, str(exc).removeprefix(f"{target}: "))
+                took_s = time.monotonic() - began if self._answered_at == began else 0.0  # without an answer
+                self._watch.failed(self.to, target, str(exc).removeprefix(f"{target}: "), took_s)
             raise
 
     async def _until_needed(self) -> None:
@@ -172,9 +174,10 @@ class PeerLink:
             await self._wake.wait()
 
     async def _connect_by_relay(self, peer: PeerAddresses) -> None:
-        """Try one relay after the other, first the one that worked last. A connection ends this attempt."""
+        """Try one relay after the other, first this process and the one that worked last. A connection ends it."""
         tried = []
-        for relay in sorted(self._relays(), key=lambda relay: relay.name != self._good_relay):
+        first = (self._identity.node, self._good_relay)
+        for relay in sorted(self._relays(), key=lambda relay: relay.name not in first):
             self._good_relay = ""
             if (ended := await self._converse_by(relay, peer)) is None:
                 return
@@ -187,7 +190,7 @@ class PeerLink:
         """One connection by a relay. Return what ended it, or None if everything is answered."""
         async with way_by(relay, self._identity.security, self.to) as way:
             try:
-                await self._converse(way.address, peer, relay.name)
+                await self._converse(way.address, peer, way)
             except TransportError as exc:
                 return exc if self._good_relay else TransportError(f"by way of {relay.name}: {way.why or exc}")
             except EdgenodeError as exc:
@@ -197,37 +200,38 @@ class PeerLink:
                     self._watch.relayed(self.to, "")
         return None
 
-    async def _converse(self, target: str, peer: PeerAddresses, relay: str = "") -> None:
+    async def _converse(self, target: str, peer: PeerAddresses, way: Way | None = None) -> None:
         """One connection, from its start to its end. Errors do not name the loopback port of a relay."""
-        shown = target if not relay else peer.addresses[0] if peer.addresses else self.to
+        shown = target if way is None else peer.addresses[0] if peer.addresses else self.to
         server, security = Subject("node", self.to).dns_name, self._identity.security
         if peer.keys:
             security = await security.knowing(target, server, peer.keys, shown)
         # A relay first connects to the receiver itself, and says why it cannot. That alone may take CONNECT_S.
-        async with channel(target, security, server, _HELLO_S if relay else CONNECT_S) as to_peer:
+        async with channel(target, security, server, _HELLO_S if way else CONNECT_S) as to_peer:
             stream = to_peer.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
             try:
                 async with asyncio.timeout(_HELLO_S):
                     await self._handshake(stream, shown, peer.incarnation)
-                self._greeted(relay)
+                self._greeted(way)
                 work = {f"answers of {self.to}": self._read, f"pushes to {self.to}": self._write}
                 if self._watch:
-                    work[f"watch of {self.to}"] = self._until_direct if relay else partial(self._until_stalled, target)
+                    until_better, until_stalled = partial(self._until_better, way), partial(self._until_stalled, target)
+                    work[f"watch of {self.to}"] = until_better if way else until_stalled
                 await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, shown) from exc
             except TimeoutError as exc:  # another address may be the right one
                 raise TransportError(f"{shown} did not answer the greeting in {_HELLO_S:g} s") from exc
 
-    def _greeted(self, relay: str) -> None:
+    def _greeted(self, way: Way | None) -> None:
         self._outage.end()
         self._answered_at = time.monotonic()
         if self._watch is None:
             return
         self._direct_again.clear()
-        if relay:
-            self._good_relay = relay
-            self._watch.relayed(self.to, relay)
+        if way is not None:
+            self._good_relay = way.relay
+            self._watch.relayed(self.to, way.relay, way.waits)
         else:
             self._watch.works(self.to)
 
@@ -235,13 +239,20 @@ class PeerLink:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), _CHECK_EVERY_S)
 
-    async def _until_direct(self, stream: grpc.aio.StreamStreamCall) -> None:
-        """Leave the relay once a direct connection can be opened, or when there has been nothing to push for long."""
-        idle_since = time.monotonic()
+    async def _until_better(self, way: Way | None, stream: grpc.aio.StreamStreamCall) -> None:
+        """Leave the relay once there is a shorter way: a direct one, or that of a receiver which waits at this process.
+
+        Leave it also when there has been nothing to push for long, and the receiver does not wait for it.
+        """
+        assert way is not None
+        idle_since, own = time.monotonic(), self._identity.node
         while not self._is_done():
             if self._direct_again.is_set():
                 raise TransportError(f"{self.to} can be reached directly again")
-            idle_since = time.monotonic() if self._unanswered else idle_since
+            if way.relay != own and any(relay.name == own for relay in self._relays()):
+                self._by_relay = True
+                raise TransportError(f"{self.to} has opened a connection")
+            idle_since = time.monotonic() if self._unanswered or way.waits else idle_since
             if time.monotonic() - idle_since > _IDLE_S:
                 raise TransportError(f"nothing to push to {self.to}")
             await self._wait_a_little()

@@ -107,10 +107,12 @@ class _Stream:
     """The pushes of one sender.
 
     Attributes:
+        dialled_from: host:port of the other end of the connection.
         slots: the slots for pushes that wait.
         replaced: set when the sender connects again.
     """
 
+    dialled_from: str
     slots: asyncio.Semaphore
     answers: Answers
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
@@ -184,6 +186,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
     def connected(self) -> int:
         """The number of in-neighbours with a stream."""
         return len(self._streams)
+
+    def senders(self) -> dict[str, str]:
+        """The in-neighbours with a stream, and host:port of the other end of its connection."""
+        return {sender: stream.dialled_from for sender, stream in self._streams.items()}
 
     async def wait_until_known_to(self, nodes: frozenset[str], timeout_s: float) -> None:
         """Wait until each of these nodes has met this one and got its company, or until the time is up.
@@ -268,12 +274,15 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 await self._is_open.wait()
                 silence.reschedule(asyncio.get_running_loop().time() + _HELLO_S)
                 first = await anext(aiter(requests), b"")
+            if not first:  # a relay may have ended the connection
+                raise TransportError("the stream ended before its greeting")
             identity = self.identity.check(_hello(first), peer_of(context))
             require_name(context, identity.node)
             sender = identity.node
             if sender in self._streams:
                 self._streams[sender].replaced.set()
-            stream = self._streams[sender] = _Stream(asyncio.Semaphore(self._window), Answers(self._window))
+            slots = asyncio.Semaphore(self._window)
+            stream = self._streams[sender] = _Stream(peer_of(context), slots, Answers(self._window))
             await context.write(peer_pb2.PushResponse(hello=self.identity.to_wire()))
             async with asyncio.TaskGroup() as group:
                 older = group.create_task(_end_if_replaced(stream), name=f"newer stream of {sender}")

@@ -17,6 +17,8 @@ from edgenode.core.protocol.status import (
     NodeStatus,
     NodeView,
     PendingChange,
+    Relayed,
+    Way,
 )
 from edgenode.errors import RemoteProtocolError
 from edgenode.evaluation import MOST_METRICS, Metric
@@ -117,6 +119,7 @@ NODE_STATUS = message(
     error=_TEXT,
     faults=each(message(Fault, control_pb2.Fault, _credible), _MOST_NAMES),
     save_error=_TEXT,
+    ways=each(message(Way, control_pb2.Way, receiver=NAME, by=NAME), _MOST_NAMES),
     **{name: _count(name) for name in _COUNTS},
     **{name: _figure(name) for name in _FIGURES},
 )
@@ -138,4 +141,5 @@ CLUSTER_STATUS = message(
     leadership=LEADERSHIP,
     pending=each(Converter(_pending_to_wire, _pending_from_wire)),
     links=each(message(LinkView, operator_pb2.LinkStatus, blocked=BLOCKED_LINK)),
+    relayed=each(message(Relayed, operator_pb2.Relayed)),
 )

@@ -19,8 +19,10 @@ from safetensors.numpy import load
 
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.errors import RemoteProtocolError
+from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_calls import fetch_model
+from edgenode.net.relay_client import ask, controller_as_relay
 from edgenode.net.retry import Backoff, Outage, retry
 from edgenode.net.wire import Identity
 from edgenode.storage.checkpoints import Arrays
@@ -57,22 +59,27 @@ class InitialModel:
         return node in self.names and t <= self.until
 
 
-async def fetch_initial(addresses: Sequence[str], identity: Identity, own: bytes, wait_s: float) -> Arrays | None:
+async def fetch_initial(
+    node: str, addresses: Sequence[str], link: ControlLink | None, identity: Identity, own: bytes, wait_s: float
+) -> Arrays | None:
     """The first member's model. None if it is equal to ``own``.
+
+    Args:
+        node: the name of the first member.
+        link: the link to the controller, where it may wait if it cannot be dialled.
 
     Raises:
         TransportError: the first member did not answer for ``wait_s``.
         RemoteProtocolError: it sent something else than a model like this node's.
     """
 
+    digest = sha256(own).hexdigest()
+
+    async def fetch(address: str) -> bytes:
+        return await fetch_model(address, identity, 2 * len(own), _FETCH_S, digest, node)
+
     async def attempt() -> bytes:
-        for place, address in enumerate(addresses, 1):
-            try:
-                return await fetch_model(address, identity, 2 * len(own), _FETCH_S, sha256(own).hexdigest())
-            except TransportError:
-                if place == len(addresses):
-                    raise
-        raise TransportError("its address is not known")
+        return await ask(node, addresses, controller_as_relay(link), identity.security, fetch)
 
     outage = Outage(lambda since_s, why: log.info("waiting for the first node's model", why=why), _FIRST_LOG_S)
     raw = await retry(attempt, outage, _BACKOFF, wait_s)

@@ -45,6 +45,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.dialling import first_to_answer
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
+from edgenode.net.relay_client import ask, controller_as_relay
 from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
@@ -109,8 +110,8 @@ class ModelFetcher:
         while True:
             sponsor = await self.sponsors.get()
             try:
-                raw = await fetch_model(sponsor.address, self._local.identity, self._local.model_bytes, _FETCH_S)
-                await self._reach(sponsor.others)
+                raw = await self._fetch(sponsor)
+                await self._reach(sponsor)
                 model = load(raw)
                 check_numbers(model)
             except (TransportError, RemoteProtocolError, SafetensorError) as exc:
@@ -122,11 +123,33 @@ class ModelFetcher:
             log.info("fetched the model", sponsor=sponsor.address, size=len(raw))
             self._link.report(Fetched())
 
-    async def _reach(self, members: tuple[str, ...]) -> None:
-        answers = await asyncio.gather(*(probe(member, self._local.identity, _PROBE_S) for member in members))
+    async def _fetch(self, sponsor: Sponsor) -> bytes:
+        identity, most = self._local.identity, self._local.model_bytes
+
+        async def fetch(address: str) -> bytes:
+            return await fetch_model(address, identity, most, _FETCH_S, node=sponsor.name)
+
+        relays = controller_as_relay(self._link)
+        return await ask(sponsor.name, (sponsor.address,), relays, identity.security, fetch)
+
+    async def _reach(self, sponsor: Sponsor) -> None:
+        members = dict(zip(sponsor.names, sponsor.others, strict=False))
+        answers = await asyncio.gather(*(self._reaches(node, address) for node, address in members.items()))
         if not all(answers):
-            unreached = [member for member, answer in zip(members, answers, strict=True) if not answer]
+            unreached = [address for address, answer in zip(members.values(), answers, strict=True) if not answer]
             raise TransportError(f"cannot reach {', '.join(unreached)}")
+
+    async def _reaches(self, node: str, address: str) -> bool:
+        identity = self._local.identity
+
+        async def call(address: str) -> None:
+            if await probe(address, identity, _PROBE_S, node) is None:
+                raise TransportError("it does not answer")
+
+        with suppress(TransportError):
+            await ask(node, (address,), controller_as_relay(self._link), identity.security, call)
+            return True
+        return False
 
 
 class ControllerBootstrap:

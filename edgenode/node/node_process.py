@@ -29,7 +29,6 @@ from edgenode.errors import Evicted, NotAdmitted, PeerRestarted, described, firs
 from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import serving
 from edgenode.net.tls import INSECURE, MutualTls
 from edgenode.net.vouching import Vouching
@@ -40,6 +39,7 @@ from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.joining import ControllerBootstrap, LocalNode, announced
 from edgenode.node.mailbox import Mailbox
+from edgenode.node.meeting import Meeting
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.node_runner import NodeRunner
 from edgenode.node.peer_directory import PeerDirectory
@@ -82,6 +82,7 @@ class NodeProcess:
         self.store = checkpoint_store(options.state_dir, config, workload)
         self.saved = resumable(self.store, options)
         self._server = PeerServer(self.identity, self.saved)
+        self._meeting = Meeting(self.identity, self._server)
         self._worker = workload.worker()
         self._verifier = verifier(options)
         vouching = None if fixed else Vouching(options.security, self._controller_address)
@@ -121,8 +122,7 @@ class NodeProcess:
         """Start the servers, and load the data."""
         if self.options.security is INSECURE:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
-        relay = RelayServer(self.identity, lambda node: self._runner.routes.address_of(node) if self._runner else "")
-        services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, relay.add_to)]
+        services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, self._meeting.relay.add_to)]
         server = serving(
             self.options.listen,
             services,
@@ -131,6 +131,7 @@ class NodeProcess:
             most_received=peer_server.MOST_RECEIVED,
         )
         port = await stack.enter_async_context(server)
+        self._meeting.listens(self.options.listen_host, port)
         if self.options.metrics != "none":
             from edgenode.net.http import serving_http
             from edgenode.observability.metrics import TOKEN, metrics_app
@@ -161,14 +162,14 @@ class NodeProcess:
             return runner, outcome
 
     async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
-        uses_mdns = self.options.uses_mdns
-        discovery = await stack.enter_async_context(announced(self.options, local.port)) if uses_mdns else None
-        shutdown, show = self._shutdown, self._show_activity
-        controller = self._controller = ControllerBootstrap(self.options, local, discovery, shutdown, show)
-        security = self.options.security
+        options, show = self.options, self._show_activity
+        discovery = await stack.enter_async_context(announced(options, local.port)) if options.uses_mdns else None
+        controller = self._controller = ControllerBootstrap(options, local, discovery, self._shutdown, show)
+        security = options.security
         if isinstance(security, MutualTls):
-            renewal = keep_renewed(self.options.credentials, security, self._controller_address, self._standing)
+            renewal = keep_renewed(options.credentials, security, self._controller_address, self._standing)
             await stack.enter_async_context(in_background(renewal, "renewal of the certificate"))
+        await stack.enter_async_context(in_background(self._meeting.run(controller.link), "relays at which it waits"))
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
             try:
@@ -210,12 +211,13 @@ class NodeProcess:
             if first == name:
                 initial = InitialModel.of(plan, own)
             else:
-                addresses = directory.find(first, plan).addresses
-                model = await fetch_initial(addresses, self._server.identity, own, self.options.wait_s)
+                addresses, identity = directory.find(first, plan).addresses, self._server.identity
+                model = await fetch_initial(first, addresses, link, identity, own, self.options.wait_s)
                 replica = replica if model is None else await self._worker(self._replica, replace(start, fetched=model))
         self._runner = NodeRunner(
             self.options.config, replica, self._worker, self._server, directory, mailbox, link, initial
         )
+        self._meeting.begin(self._runner.routes)
         self._standing.begin(self._runner.progress, link)
         return self._runner
 

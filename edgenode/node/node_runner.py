@@ -89,7 +89,7 @@ class NodeRunner:
     ) -> None:
         self.replica, self._worker, self._server = replica, worker, server
         self._mailbox, self._link = mailbox, link
-        self.routes = Routes(replica.name, directory, link, lambda: self.progress.snapshot, replica.node.state.window)
+        self.routes = Routes(replica.name, directory, lambda: self.progress.snapshot, replica.node.state.window)
         self._watch = LinkWatch(server.identity, self.routes.target_of)
         self._watch.left_out = self.routes.left_out
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
@@ -117,7 +117,7 @@ class NodeRunner:
                 post,
                 self._server.faults,
                 self._watch,
-                self.routes.relays_to,
+                lambda to: self.routes.relays_to(to),  # noqa: PLW0108 - it may be replaced
                 lambda size: self.replica.stats.count(wire_bytes=size),
             )
             window, largest = self.replica.node.state.window, self.replica.learner.max_bytes

@@ -277,6 +277,7 @@ class ProgressReporter:
             faults=self._faults.by_peer,
             save_error=save_error,
             save_error_s=save_error_s,
+            ways=self.links.ways if self.links is not None else (),
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView, Relayed
 from edgenode.net.http import host_of
 from edgenode.net.interfaces import is_loopback
 from edgenode.observability.status_view import faults_of
@@ -126,6 +126,8 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
         _single("edgenode_paused", "Whether an operator has paused the run.", status.paused),
         _single("edgenode_controller_term", "Starts of the controller in this run.", status.leadership.term),
     ]
+    if status.relayed:
+        families += _relayed(status.relayed)
     if status.consensus_distance is not None:
         text = "Mean distance of the models from their mean, estimated from sketches."
         families.append(_single("edgenode_consensus_distance", text, status.consensus_distance))
@@ -135,6 +137,19 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
 def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
     gauges, counters = _filled(GaugeMetricFamily, _GAUGES, nodes), _filled(CounterMetricFamily, _COUNTERS, nodes)
     return [*gauges, _states(nodes), _tested(nodes), *counters, _sent(nodes), _faults(nodes)]
+
+
+def _relayed(relayed: Sequence[Relayed]) -> list[Metric]:
+    carried = CounterMetricFamily(
+        "edgenode_relayed_bytes", "Bytes of a node that the controller has relayed.", None, ["node"]
+    )
+    now = GaugeMetricFamily(
+        "edgenode_relayed_connections", "Connections that the controller relays for a node.", None, ["node"]
+    )
+    for one in relayed:
+        carried.add_metric([one.node], one.bytes)
+        now.add_metric([one.node], one.connections)
+    return [carried, now]
 
 
 def _single(name: str, text: str, value: float) -> Metric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
         "graph": graph_json(plan, t) if plan else None,
         "next": _next_json(plan, t) if plan else None,
         **requests_json(status),
+        "relayed": [asdict(relayed) for relayed in status.relayed],
         "consensus_distance": status.consensus_distance,
         "consensus_round": status.consensus_round,
         "faults": [
@@ -100,7 +102,35 @@ def requests_json(status: ClusterStatus) -> dict[str, Any]:
             for pending in status.pending
         ],
         "links": [link_json(view) for view in status.links],
+        "ways": ways_json(status),
     }
+
+
+def ways_json(status: ClusterStatus) -> list[dict[str, Any]]:
+    """The edges that are not dialled directly, by their way, and the same facts in words.
+
+    An edge is reversed if its receiver has opened the connection. Otherwise a relay connects both ends.
+    """
+    groups = dict[str, list[list[str]]]()
+    for view in status.nodes:
+        for way in view.status.ways:
+            groups.setdefault("" if way.by == view.node else way.by, []).append([view.node, way.receiver])
+    bytes_relayed = sum(relayed.bytes for relayed in status.relayed)
+    so_far = f" ({size(bytes_relayed)} so far)" if bytes_relayed else ""
+    found = []
+    for relay, edges in sorted(groups.items()):
+        shown = ", ".join(f"{sender} → {receiver}" for sender, receiver in edges[:_MOST_PEERS])
+        more = f" and {len(edges) - _MOST_PEERS} more" if len(edges) > _MOST_PEERS else ""
+        how = f"Relayed by {relay}" + so_far * (relay == CONTROLLER.name) if relay else "Opened by the receiver"
+        found.append(
+            {
+                "way": "relayed" if relay else "reversed",
+                "relay": relay or None,
+                "edges": edges,
+                "text": f"{how}: {shown}{more}",
+            }
+        )
+    return found
 
 
 def link_json(view: LinkView) -> dict[str, Any]:
@@ -120,10 +150,10 @@ def link_json(view: LinkView) -> dict[str, Any]:
 
 def requests_lines(view: Mapping[str, Any]) -> list[str]:
     """``requests_json`` in words, one line each. None if the requested graphs are used, nothing is
-    pending, and all links work.
+    pending, and all links work and are direct.
     """
     lines = [f"Requested: graph {view['requested']}. {sentence(view['difference'])}"] if view["difference"] else []
-    lines += [f"{link['text']}." for link in view["links"]]
+    lines += [f"{link['text']}." for link in (*view["links"], *view["ways"])]
     return lines + [f"Pending: {pending['change']}, after {pending['waits_for']}." for pending in view["pending"]]
 
 

@@ -14,7 +14,9 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/edgenode.v1.PeerService/Meet": frozenset({"node", "controller"}),  # a controller probes a silent node
     "/edgenode.v1.PeerService/Push": _PEERS,
     "/edgenode.v1.PeerService/FetchModel": _PEERS,
-    "/edgenode.v1.RelayService/Relay": _PEERS,
+    "/edgenode.v1.RelayService/Relay": frozenset({"node", "controller"}),  # that calls members which wait there
+    "/edgenode.v1.RelayService/Wait": _PEERS,
+    "/edgenode.v1.RelayService/Take": _PEERS,
     "/edgenode.v1.ControlService/Attend": _PEERS,
     "/edgenode.v1.OperatorService/Status": _EVERYONE,
     "/edgenode.v1.OperatorService/Watch": _EVERYONE,

@@ -43,8 +43,8 @@ def test_controller_resumes_the_plan_in_a_higher_term(tmp_path: Path) -> None:
     persist = saved_state(tmp_path, Config())
     controller = Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True))
     assert (controller.cluster.state.plan, controller.cluster.state.leadership.term) == (persist.plan, 5)
-    assert controller._address_in_plan("n0") == "10.0.0.1:7600"
-    assert controller._address_in_plan("n1") == controller._address_in_plan("n9") == ""
+    assert controller._relay.address_of("n0") == "10.0.0.1:7600"
+    assert controller._relay.address_of("n1") == controller._relay.address_of("n9") == ""
     assert Controller(ControllerOptions(Config(), LISTEN, tmp_path, insecure=True)).cluster.state.leadership.term == 6
 
 

@@ -95,7 +95,7 @@ async def test_slow_nodes_are_evicted_only_if_configured(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("there", [True, False], ids=["the controller reaches n2", "it does not"])
 async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     failure_detector, cluster, nodes, evicted = a_detector()
-    monkeypatch.setattr(module, "probe", partial(_answer, there))
+    failure_detector._probe = partial(_answer, there)
     assert cluster.state.plan is not None
     blocked = (BlockedLink("n2", 0, "127.0.0.1:1", "no answer", 1e6),)
     cluster.handle(Reported("n1", Progress(1, 0, cluster.state.plan.latest.digest, None, blocked)))

@@ -103,6 +103,7 @@ def test_member_that_nothing_reaches_is_named_and_evicted(fleet: Fleet) -> None:
         nodes, command = start(fleet, bridge, 4, evict_after_s=40)
         for host in (0, 2, 3, CONTROLLER):
             blocks.enter_context(bridge.block(host, 1))
+            blocks.enter_context(bridge.block(1, host))  # nor does it reach them: it reaches the controller's port only
         held = f"node-0 cannot reach node-1 ({bridge.addresses[1]}:7600)"
         until(lambda: held in " ".join(command("status").stdout.split()), "the link is named")
         asked = time.monotonic()

@@ -105,9 +105,9 @@ async def a_link(
         link.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, at most SOON_S."""
-    async with asyncio.timeout(SOON_S):
+async def until(condition: Callable[[], bool], most_s: float = SOON_S) -> None:
+    """Wait for a condition, for some seconds at most."""
+    async with asyncio.timeout(most_s):
         while not condition():  # noqa: ASYNC110 - the condition changes on the other side
             await asyncio.sleep(0.005)
 

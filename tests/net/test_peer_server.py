@@ -46,7 +46,6 @@ HELLO = peer_pb2.PushRequest(hello=replace(N0, node="bad").to_wire())
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
-        ([], "a process is named ''"),
         ([peer_pb2.PushRequest(chunk=b"first")], "a process is named ''"),
         (push_frames(a_message(0)), "a process is named ''"),
         ([HELLO, peer_pb2.PushRequest(chunk=b"first")], "unexpected frame: a part of no payload"),
@@ -70,6 +69,17 @@ async def test_malformed_frames_are_refused_and_others_are_served(frames: list[o
         link.push(a_message(1))
         await until(lambda: len(answered) == 2)
     assert receiver.rounds == [0, 1]
+
+
+async def test_stream_that_ends_before_its_greeting_is_no_fault_of_its_sender() -> None:
+    """A relay can end a connection at any byte."""
+    receiver = Receiver()
+    async with receiver.up() as target, channel(target) as to_peer:
+        with pytest.raises(grpc.aio.AioRpcError, match="ended before its greeting"):
+            async with asyncio.timeout(SOON_S):
+                async for _ in peer_pb2_grpc.PeerServiceStub(to_peer).Push(iter([])):
+                    pass
+        assert receiver.server.faults.by_peer == ()
 
 
 async def test_random_bytes_do_not_stop_the_server() -> None:

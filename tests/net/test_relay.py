@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_client import PeerAddresses, PeerLink
 from edgenode.net.proto import relay_pb2, relay_pb2_grpc
 from edgenode.net.relay_client import Relay, way_by
+from edgenode.net.relay_limits import ANY_MEMBER, RelayLimits
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.retry import Outage
 from edgenode.net.rpc import channel, serving
@@ -31,6 +32,7 @@ from edgenode.security.certificates import public_key_id
 from edgenode.security.subject import Subject
 from tests.net.peer_ends import N0, SOON_S, Receiver, a_message, until
 
+Kind = Callable[..., RelayServer]
 N2 = Identity("home", "n2", "run")
 NOBODY = "127.0.0.1:1"  # refuses every connection
 CA = certificates.make_authority("home")
@@ -42,9 +44,11 @@ def secured(name: str) -> Identity:
 
 
 @asynccontextmanager
-async def a_relay(members: dict[str, str], identity: Identity = N2) -> AsyncIterator[Relay]:
+async def a_relay(
+    members: dict[str, str], identity: Identity = N2, limits: RelayLimits = ANY_MEMBER, kind: Kind = RelayServer
+) -> AsyncIterator[Relay]:
     """n2, which relays to these members."""
-    relay = RelayServer(identity, lambda node: members.get(node, ""))
+    relay = kind(identity, lambda node: members.get(node, ""), limits=limits)
     services = [(relay_server.SERVICE, relay.add_to)]
     async with serving("127.0.0.1:0", services, 0.0, security=identity.security) as port:
         yield Relay("n2", f"127.0.0.1:{port}", Subject("node", "n2").dns_name)
@@ -182,8 +186,7 @@ async def test_relay_says_why_it_cannot(members: dict[str, str], why: str) -> No
         assert why in way.why.lower()
 
 
-async def test_member_cannot_take_the_places_of_the_others(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_server, "_MOST_OF_A_MEMBER", 2)
+async def test_member_cannot_take_the_places_of_the_others(receiver: Receiver) -> None:
     n0, n1, n2, n3 = map(secured, ("n0", "n1", "n2", "n3"))
     receiver.identity = n1
 
@@ -197,7 +200,7 @@ async def test_member_cannot_take_the_places_of_the_others(receiver: Receiver, m
     async with (
         asyncio.timeout(4 * SOON_S),
         receiver.up() as address,
-        a_relay({"n0": NOBODY, "n1": address, "n3": NOBODY}, n2) as relay,
+        a_relay({"n0": NOBODY, "n1": address, "n3": NOBODY}, n2, RelayLimits(of_a_member=2)) as relay,
         channel(relay.address, n0.security, relay.server) as of_n0,
         channel(relay.address, n3.security, relay.server) as of_n3,
     ):

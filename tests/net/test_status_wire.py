@@ -9,7 +9,16 @@ import pytest
 from edgenode.core.protocol.orders import Leadership
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
-from edgenode.core.protocol.status import ClusterStatus, Fault, NodeState, NodeStatus, NodeView, PendingChange
+from edgenode.core.protocol.status import (
+    ClusterStatus,
+    Fault,
+    NodeState,
+    NodeStatus,
+    NodeView,
+    PendingChange,
+    Relayed,
+    Way,
+)
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import RemoteProtocolError
@@ -45,6 +54,7 @@ FULL = NodeStatus(
     alarms=3,
     save_error="the disk is full",
     save_error_s=12.5,
+    ways=(Way("n1", "controller"), Way("n2", "n0")),
 )
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 
@@ -66,7 +76,7 @@ def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
     status = ClusterStatus(
         "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there",
         5, 700, 8000, 61.5, "mine", "graph a is used instead of mine",
-        (PendingChange("graph b", "the run resumes", 12),),
+        (PendingChange("graph b", "the run resumes", 12),), (), (Relayed("n0", 2, 900),),
     )  # fmt: skip
     assert through_the_wire(status) == status
 

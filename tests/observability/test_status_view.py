@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from edgenode.core.protocol.orders import BlockedLink
-from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeStatus, NodeView
-from edgenode.observability.status_view import faults_lines, less_than_uncompressed, requests_json, requests_lines
+from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeStatus, NodeView, Relayed, Way
+from edgenode.observability.status_view import (
+    cluster_json,
+    faults_lines,
+    less_than_uncompressed,
+    requests_json,
+    requests_lines,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,19 @@ def test_blocked_link_says_what_fails_since_when_and_what_to_check(by: str, left
         }
     ]  # fmt: skip
     assert requests_lines(view) == [f"{said}."]
+
+
+def test_edges_that_are_not_dialled_are_shown_by_their_way() -> None:
+    by_controller = NodeStatus(ways=(Way("n2", "controller"), Way("n3", "n0")))
+    nodes = (NodeView("n0", status=by_controller), NodeView("n1", status=NodeStatus(ways=(Way("n2", "controller"),))))
+    status = ClusterStatus("home", nodes=nodes, relayed=(Relayed("n0", 1, 1_500_000),))
+    view = cluster_json(status)
+    assert [(way["way"], way["relay"], way["edges"]) for way in view["ways"]] == [
+        ("reversed", None, [["n0", "n3"]]),
+        ("relayed", "controller", [["n0", "n2"], ["n1", "n2"]]),
+    ]
+    assert requests_lines(view) == [
+        "Opened by the receiver: n0 → n3.",
+        "Relayed by controller (1.5 MB so far): n0 → n2, n1 → n2.",
+    ]
+    assert view["relayed"] == [{"node": "n0", "connections": 1, "bytes": 1_500_000}]

@@ -89,10 +89,17 @@ class Standby:
 
 @dataclass(frozen=True, slots=True)
 class Sponsor:
-    """Fetch the model from a member, and make sure that the other members can be reached. Addresses are host:port."""
+    """Fetch the model from a member, and make sure that the other members can be reached. Addresses are host:port.
+
+    Attributes:
+        name: the member's name.
+        names: those of the others, in their order.
+    """
 
     address: str
     others: tuple[str, ...]
+    name: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,18 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """The way of a node's pushes to a receiver that it does not dial directly.
+
+    Attributes:
+        by: the process that connects both. The node itself if the receiver has opened the connection.
+    """
+
+    receiver: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The report of a node about itself.
 
@@ -82,6 +94,7 @@ class NodeStatus:
         alarms: poison alarms of this node: messages that it received, and collapses of its own evaluation.
         save_error: the reason why the last checkpoint or published model could not be written, or "".
         save_error_s: seconds since saving began to fail.
+        ways: the receivers that the node does not dial directly, and that are no blocked links.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -110,6 +123,7 @@ class NodeStatus:
     alarms: int = 0
     save_error: str = ""
     save_error_s: float = 0.0
+    ways: tuple[Way, ...] = ()
 
     @property
     def reported(self) -> bool:
@@ -168,6 +182,20 @@ class LinkView:
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed:
+    """What a member has sent by way of the controller.
+
+    Attributes:
+        connections: those that it has opened, and that are open.
+        bytes: since the controller started.
+    """
+
+    node: str
+    connections: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """A run as the controller reports it.
 
@@ -190,6 +218,7 @@ class ClusterStatus:
         difference: the substitute of the plan for the requested graphs, and why. Empty if there is none.
         pending: the changes that are not part of the plan yet.
         links: those that their senders cannot use.
+        relayed: what the controller has relayed.
     """
 
     cluster: str
@@ -213,6 +242,7 @@ class ClusterStatus:
     difference: str = ""
     pending: tuple[PendingChange, ...] = ()
     links: tuple[LinkView, ...] = ()
+    relayed: tuple[Relayed, ...] = ()
 
     @property
     def round(self) -> int:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65\x64genode/v1/relay.proto\x12\x0b\x65\x64genode.v1\")\n\x0cRelayRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\x1e\n\rRelayResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32R\n\x0cRelayService\x12\x42\n\x05Relay\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65\x64genode/v1/relay.proto\x12\x0b\x65\x64genode.v1\")\n\x0cRelayRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"-\n\rRelayResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\r\n\x05waits\x18\x02 \x01(\x08\"\x1b\n\x0bWaitRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x18\n\x07\x41rrival\x12\r\n\x05token\x18\x01 \x01(\t2\xcf\x01\n\x0cRelayService\x12\x42\n\x05Relay\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x12\x38\n\x04Wait\x12\x18.edgenode.v1.WaitRequest\x1a\x14.edgenode.v1.Arrival0\x01\x12\x41\n\x04Take\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYREQUEST']._serialized_start=40
   _globals['_RELAYREQUEST']._serialized_end=81
   _globals['_RELAYRESPONSE']._serialized_start=83
-  _globals['_RELAYRESPONSE']._serialized_end=113
-  _globals['_RELAYSERVICE']._serialized_start=115
-  _globals['_RELAYSERVICE']._serialized_end=197
+  _globals['_RELAYRESPONSE']._serialized_end=128
+  _globals['_WAITREQUEST']._serialized_start=130
+  _globals['_WAITREQUEST']._serialized_end=157
+  _globals['_ARRIVAL']._serialized_start=159
+  _globals['_ARRIVAL']._serialized_end=183
+  _globals['_RELAYSERVICE']._serialized_start=186
+  _globals['_RELAYSERVICE']._serialized_end=393
 # @@protoc_insertion_point(module_scope)

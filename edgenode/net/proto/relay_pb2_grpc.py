@@ -39,14 +39,38 @@ class RelayServiceStub:
                 request_serializer=edgenode_dot_v1_dot_relay__pb2.RelayRequest.SerializeToString,
                 response_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayResponse.FromString,
                 _registered_method=True)
+        self.Wait = channel.unary_stream(
+                '/edgenode.v1.RelayService/Wait',
+                request_serializer=edgenode_dot_v1_dot_relay__pb2.WaitRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_relay__pb2.Arrival.FromString,
+                _registered_method=True)
+        self.Take = channel.stream_stream(
+                '/edgenode.v1.RelayService/Take',
+                request_serializer=edgenode_dot_v1_dot_relay__pb2.RelayRequest.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayResponse.FromString,
+                _registered_method=True)
 
 
 class RelayServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Relay(self, request_iterator, context):
-        """One TCP connection to the member that the first request names. The first response says that it is open. What the
+        """One connection to the member that the first request names. The first response says that it is open. What the
         connection carries is encrypted between its two ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wait(self, request, context):
+        """The caller cannot be dialled, and waits here for connections. Each response is one, to be taken with Take.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Take(self, request_iterator, context):
+        """The other end of a connection that has arrived. The first request names it. The first response says that it is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -57,6 +81,16 @@ def add_RelayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Relay': grpc.stream_stream_rpc_method_handler(
                     servicer.Relay,
+                    request_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_relay__pb2.RelayResponse.SerializeToString,
+            ),
+            'Wait': grpc.unary_stream_rpc_method_handler(
+                    servicer.Wait,
+                    request_deserializer=edgenode_dot_v1_dot_relay__pb2.WaitRequest.FromString,
+                    response_serializer=edgenode_dot_v1_dot_relay__pb2.Arrival.SerializeToString,
+            ),
+            'Take': grpc.stream_stream_rpc_method_handler(
+                    servicer.Take,
                     request_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayRequest.FromString,
                     response_serializer=edgenode_dot_v1_dot_relay__pb2.RelayResponse.SerializeToString,
             ),
@@ -86,6 +120,60 @@ class RelayService:
             request_iterator,
             target,
             '/edgenode.v1.RelayService/Relay',
+            edgenode_dot_v1_dot_relay__pb2.RelayRequest.SerializeToString,
+            edgenode_dot_v1_dot_relay__pb2.RelayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wait(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgenode.v1.RelayService/Wait',
+            edgenode_dot_v1_dot_relay__pb2.WaitRequest.SerializeToString,
+            edgenode_dot_v1_dot_relay__pb2.Arrival.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Take(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/edgenode.v1.RelayService/Take',
             edgenode_dot_v1_dot_relay__pb2.RelayRequest.SerializeToString,
             edgenode_dot_v1_dot_relay__pb2.RelayResponse.FromString,
             options,

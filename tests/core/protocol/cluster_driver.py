@@ -136,7 +136,10 @@ def answer_fence(cluster: QuietCluster, fence: Sent, begun: int, *begun_rounds: 
 
 
 def sponsor(node: str, members: tuple[Member, ...]) -> Send:
-    return Send(node, Sponsor(members[0].address, tuple(m.address for m in members)))
+    return Send(
+        node,
+        Sponsor(members[0].address, tuple(m.address for m in members), members[0].node, tuple(m.node for m in members)),
+    )
 
 
 def fences(actions: list[ClusterAction]) -> list[Sent]:

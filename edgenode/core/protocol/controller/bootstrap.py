@@ -123,7 +123,8 @@ class Bootstrap:
             return []
         members = {m.node: m for m in plan.latest.members}
         living = [m for n, m in members.items() if membership.takes_part(n)]
-        sponsor = [Sponsor(m.address, tuple(o.address for o in members.values())) for m in living[:1]]
+        addresses = tuple(member.address for member in members.values())
+        sponsor = [Sponsor(m.address, addresses, m.node, tuple(members)) for m in living[:1]]
         actions: list[ClusterAction] = []
         for node in sorted(membership.newcomers):
             if sponsor and node not in members and node not in membership.sponsored:

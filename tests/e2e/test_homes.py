@@ -1,0 +1,132 @@
+"""Boards that cannot dial each other: in two homes, behind a carrier's NAT, in a Wi-Fi that isolates its clients."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.e2e import netns
+from tests.e2e.fleet import Fleet, Process, until
+from tests.e2e.homes import PUBLIC, Home, Homes
+
+_WHY_NOT = netns.cannot_disturb()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))]
+WHERE = ("--controller", f"{PUBLIC}:7700")
+
+
+class Run:
+    """A controller on the public host, and boards on hosts of the homes."""
+
+    def __init__(self, fleet: Fleet, homes: Homes, hosts: tuple[int, ...], *arguments: str, **run: object) -> None:
+        self._fleet, self._homes, self._hosts, self._arguments = fleet, homes, hosts, arguments
+        settings = {f"run.{key}": value for key, value in run.items()}
+        fleet.configure({"run.nodes": len(hosts), "topology.graphs": ["a"], **settings})
+        self.controller = self.start_controller()
+        self.boards = [self.start_board(i) for i in range(len(hosts))]
+
+    def start_controller(self) -> Process:
+        return self._fleet.controller(*self._arguments, listen=None, spawn=partial(self._homes.spawn, 0))
+
+    def start_board(self, i: int) -> Process:
+        spawn = partial(self._homes.spawn, self._hosts[i])
+        return self._fleet.node(f"node-{i}", *WHERE, listen=None, spawn=spawn)
+
+    def command(self, *words: str) -> str:
+        return self._fleet.command(*words, *WHERE, spawn=partial(self._homes.spawn, 0)).stdout
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("status", "--json"))
+        return found
+
+    def goes_on(self, what: str, more: int = 20) -> dict[str, Any]:
+        """Wait for some rounds. Return the status after them."""
+        t = self.status()["round"]
+        found: dict[str, Any] = until(lambda: (now := self.status())["round"] > t + more and now, f"rounds {what}")
+        return found
+
+    def ways(self) -> dict[tuple[str, str], str]:
+        """The edges that are not direct, each with its way."""
+        return {(s, r): group["relay"] or group["way"] for group in self.status()["ways"] for s, r in group["edges"]}
+
+    def stop(self) -> None:
+        self.command("stop", "--yes")
+        for board in self.boards:
+            board.exits(0)
+
+
+def models(fleet: Fleet, count: int) -> list[dict[str, bytes]]:
+    files = [load_file(fleet.state(f"node-{i}") / "model.safetensors") for i in range(count)]
+    return [{name: tensor.tobytes() for name, tensor in file.items()} for file in files]
+
+
+@pytest.mark.timeout(400)
+def test_two_homes_train_to_the_bits_of_one_network(fleet: Fleet, tmp_path: Path) -> None:
+    """Both homes use the same addresses, so that a board that dials another one finds a third one, or nobody."""
+    with Homes(Home(2), Home(2, behind_carrier=True)) as homes:
+        run = Run(fleet, homes, (1, 2, 3, 4), "--relay", rounds=60)
+        for process in (*run.boards, run.controller):
+            process.exits(0)
+    with netns.Bridge(5) as bridge, Fleet(tmp_path / "lan") as lan:
+        lan.configure({"run.nodes": 4, "topology.graphs": ["a"], "run.rounds": 60})
+        controller = lan.controller(listen=None, spawn=partial(bridge.spawn, 4))
+        boards = [lan.node(f"node-{i}", listen=None, spawn=partial(bridge.spawn, i)) for i in range(4)]
+        for process in (*boards, controller):
+            process.exits(0)
+        assert models(fleet, 4) == models(lan, 4)
+
+
+@pytest.mark.timeout(600)
+def test_run_in_two_homes_survives_board_router_and_controller(fleet: Fleet) -> None:
+    with Homes(Home(2), Home(2)) as homes:
+        run = Run(fleet, homes, (1, 2, 3, 4), "--relay", rounds=200_000, evict_after_s=10)
+        between = {("node-1", "node-2"): "controller", ("node-3", "node-0"): "controller"}
+        until(lambda: run.ways() == between, "both edges between the homes are relayed")
+        status = run.goes_on("between two homes")
+        assert status["links"] == []
+        assert {relayed["node"] for relayed in status["relayed"]} == {f"node-{i}" for i in range(4)}
+        assert "Relayed by controller" in run.command("topology", "show")
+
+        run.boards[3].kill()
+        until(lambda: len(run.status()["record"]["members"]) == 3, "the dead board is evicted")
+        run.goes_on("of three boards")
+        run.boards[3] = run.start_board(3)
+        run.boards[3].logs("fetched the model")
+        until(lambda: len(run.status()["record"]["members"]) == 4, "the board is back")
+        run.goes_on("of four boards")
+
+        homes.restart_router(0)
+        run.goes_on("with another public address")
+
+        run.controller.kill()
+        run.controller = run.start_controller()
+        run.controller.logs("controller ready")
+        run.goes_on("with the controller that is back")
+        assert len(run.status()["record"]["members"]) == 4
+        run.stop()
+
+
+@pytest.mark.timeout(300)
+def test_boards_that_a_wifi_isolates_train_over_relayed_edges(fleet: Fleet) -> None:
+    with Homes(Home(3, isolated=True)) as homes:
+        run = Run(fleet, homes, (1, 2, 3), "--relay", rounds=200_000)
+        edges = {(f"node-{i}", f"node-{(i + 1) % 3}"): "controller" for i in range(3)}
+        until(lambda: run.ways() == edges, "all edges are relayed")
+        assert run.goes_on("in an isolated network")["links"] == []
+        run.stop()
+
+
+@pytest.mark.timeout(300)
+def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> None:
+    """Nobody relays between a board with a public address and one behind a router."""
+    with Homes(Home(1)) as homes:
+        run = Run(fleet, homes, (0, 1), rounds=200_000)
+        until(lambda: run.ways() == {("node-0", "node-1"): "reversed"}, "one edge is reversed")
+        assert run.goes_on("over a reversed edge")["links"] == []
+        assert "Opened by the receiver: node-0 → node-1." in run.command("status")
+        assert "relay=controller" not in run.boards[0].stderr
+        run.stop()
