@@ -41,6 +41,7 @@ from edgenode.controller.registry import NodeRegistry, removed, within
 from edgenode.controller.relay import ControllerRelay
 from edgenode.controller.run_end import log_end, until_over
 from edgenode.controller.saving import save_when_possible
+from edgenode.controller.standby import standbys
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.events import (
@@ -56,7 +57,7 @@ from edgenode.core.protocol.events import (
     Send,
     StepDown,
 )
-from edgenode.core.protocol.orders import Join, Leadership, Order, Standby
+from edgenode.core.protocol.orders import Join, Leadership, Order
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtocolError, first_cause
@@ -244,6 +245,7 @@ class Controller:
         """The owner task: no other task changes the cluster while it runs."""
         while (event := await self._mailbox.get()) is not None:
             self._note_link(event)
+            self.cluster.hold(frozenset(self._failure_detector.probation.waiting()))
             try:
                 noted = self._refusals.take(event, self.cluster.state.plan)
                 actions: Sequence[ClusterAction] = self.cluster.handle(event) if noted is None else noted
@@ -256,7 +258,8 @@ class Controller:
             await self._perform_all(actions)
             self._plan_log.update()
             if _changes_link(event):
-                self._send_standby()
+                for wait in standbys(self.cluster.state, self._failure_detector.probation.waiting()):
+                    self._send(wait.node, wait.order)
 
     def _refuse_report(self, event: ClusterEvent, error: RemoteProtocolError) -> None:
         """A node reports what cannot be. Its link ends, and the controller continues."""
@@ -312,16 +315,6 @@ class Controller:
             return
         log_order(node, order)
         self._control.send(node, order)
-
-    def _send_standby(self) -> None:
-        """Send every connected node what the run waits for, if it waits."""
-        waits_for = self.cluster.state.waits_for
-        if waits_for:
-            log.info("no member is in the run: waiting for members to return", missing=sorted(waits_for))
-        if waits_for or self.cluster.state.plan is None:
-            present = tuple(sorted(self.cluster.state.membership.present))
-            for node in present:
-                self._send(node, Standby(present, len(waits_for) or self.cluster.state.missing))
 
 
 def _changes_link(event: ClusterEvent) -> bool:

@@ -24,6 +24,7 @@ from edgenode.controller.liveness import (
     update_straggling,
 )
 from edgenode.controller.registry import NodeRegistry
+from edgenode.controller.standby import Probation
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.events import UNREQUESTED, Avoid, Evict
@@ -47,6 +48,7 @@ class FailureDetector:
 
     Attributes:
         straggling: nodes that hold others up. Empty while the run is paused, as no node waits for another then.
+        probation: the nodes that it has evicted for their links.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FailureDetector:
         self._config, self._identity, self._cluster, self._nodes, self._post = config, identity, cluster, nodes, post
         self._probe = probe or direct_probe(identity)
         self.straggling: dict[str, Straggling] = {}
+        self.probation = Probation(config.run.evict_after_s)
         self._links_logged: frozenset[Link] = frozenset()
         # When a node could last be evicted for its links. Those that this controller relays need time after its start.
         self._links_judged = time.monotonic()
@@ -126,7 +129,8 @@ class FailureDetector:
         node = most_blocked(cut_off, {receiver for receiver, there in zip(receivers, answers, strict=True) if there})
         shown = [f"{sender}->{receiver}" for sender, receiver in sorted(cut_off)]
         if node:
-            log.warning("nothing relays to or from a node", node=node, links=shown)
+            wait_s = round(self.probation.begin(node))
+            log.warning("nothing relays to or from a node", node=node, links=shown, evicted_for_s=wait_s)
             self._post(Evict(UNREQUESTED, node))
         elif shown:
             log.warning("a link stops the run, and either end may be at fault", links=shown, remedy="evict one of them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from edgenode.core.protocol.orders import EvictionCommitted, Fence, Offer, Order, Refuse, Sponsor, Welcome
+from edgenode.core.protocol.orders import EvictionCommitted, Fence, Offer, Order, Refuse, Sponsor, Standby, Welcome
 from edgenode.net.limited_log import limited
 
 log = structlog.get_logger()
@@ -23,5 +23,7 @@ def log_order(node: str, order: Order) -> None:
             log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
         case EvictionCommitted():
             log.info("eviction committed", node=node)
+        case Standby(reason=reason) if reason:
+            limited(log.info, "a node waits to join", node, reason, node=node, reason=reason)
         case Sponsor():
             log.info("sent a node to a sponsor", node=node, sponsor=order.address)

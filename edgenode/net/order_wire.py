@@ -61,7 +61,7 @@ ORDERS: Converter[orders.Order | None, pb.AttendResponse] = one_of(
     halt=message(orders.Halt, pb.Halt),
     welcome=message(orders.Welcome, pb.Welcome, plan=_WELCOMES_PLAN.at("records")),
     refusal=message(orders.Refuse, pb.Refusal, reason=REASON),
-    standby=message(orders.Standby, pb.Standby, present=each(NAME, MAX_MEMBERS)),
+    standby=message(orders.Standby, pb.Standby, present=each(NAME, MAX_MEMBERS), reason=REASON),
     sponsor=message(
         orders.Sponsor,
         pb.Sponsor,

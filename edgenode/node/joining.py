@@ -243,6 +243,9 @@ class ControllerBootstrap:
                 self._options.security.revoke(keys)
             case LeaveRefused(reason):
                 self._shutdown.leave_refused(reason)
+            case Standby(reason=reason) if reason:
+                self._show_wait(reason)
+                log.warning("waiting to join", reason=reason)
             case Standby(present, missing):
                 self._show_wait(f"waiting for {missing} more (connected: {', '.join(present)})")
                 log.info("waiting for nodes", present=list(present), missing=missing)

@@ -16,8 +16,9 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.controller_process import Controller
+from edgenode.controller.standby import Probation
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
-from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Standby, Welcome
+from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Sponsor, Standby, Welcome
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.status import NodeState, NodeStatus
@@ -129,7 +130,7 @@ class Site:
         monkeypatch.setattr(self.controller._control, "send", self._sent)
 
     def _sent(self, node: str, order: Order) -> None:
-        if not isinstance(order, Standby):
+        if not isinstance(order, Standby) or order.reason:
             self.happened.append((node, type(order)))
 
     def join(self, node: str, **fields: object) -> None:
@@ -203,6 +204,24 @@ async def test_order_for_a_lost_link_does_not_reach_the_next_one(site: Site) -> 
         await site.until(("n1", Welcome))
     of_n1 = [event for event in site.happened if event[0] == "n1"]  # type: ignore[index]
     assert of_n1 == [("n1", Hello), ("n1", Hello), ("n1", Welcome)]
+
+
+async def test_node_evicted_for_its_links_joins_after_its_wait(site: Site) -> None:
+    now = [0.0]
+    probation = site.controller._failure_detector.probation = Probation(10.0, lambda: now[0])
+    probation.begin("n2")
+    for node in ("n0", "n1"):
+        site.join(node)
+    with site.owner():
+        await site.until(("n1", Welcome))
+        site.join("n2")
+        site.join("n3")
+        await site.until(("n3", Sponsor))
+        assert ("n2", Standby) in site.happened
+        assert ("n2", Sponsor) not in site.happened
+        now[0] = 10.0
+        site.disconnect("n3")
+        await site.until(("n2", Sponsor))
 
 
 async def test_status_shows_which_nodes_are_connected(site: Site) -> None:

@@ -16,6 +16,7 @@ from edgenode.controller import failure_detector as module
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
+from edgenode.controller.standby import Probation
 from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
 from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported, Send
 from edgenode.core.protocol.orders import BlockedLink, Fence, FenceAnswer, Join, Leadership, Progress
@@ -95,6 +96,7 @@ async def test_slow_nodes_are_evicted_only_if_configured(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("there", [True, False], ids=["the controller reaches n2", "it does not"])
 async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     failure_detector, cluster, nodes, evicted = a_detector()
+    failure_detector.probation = Probation(60.0)
     failure_detector._probe = partial(_answer, there)
     assert cluster.state.plan is not None
     blocked = (BlockedLink("n2", 0, "127.0.0.1:1", "no answer", 1e6),)
@@ -104,6 +106,7 @@ async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest
         nodes[node].last_seen = time.monotonic() + 60  # it keeps reporting
     await watch(failure_detector, monkeypatch, None if there else evicted)
     assert evicted[:1] == ([] if there else [Evict(UNREQUESTED, "n2")])
+    assert failure_detector.probation.waiting() == ({} if there else {"n2": 60.0})
 
 
 @pytest.mark.parametrize("evicted", [False, True])

@@ -112,5 +112,6 @@ def test_member_that_nothing_reaches_is_named_and_evicted(fleet: Fleet) -> None:
         assert f"The run stands until then: {held}" in reply, reply
         assert answered_s < 5 + 3, answered_s  # with the start of Python
         nodes[2].logs(r"plan changes .*without=\['node-1'\]")
+        nodes[1].logs(r"waiting to join .*node-1 was evicted for 40 s, because nothing relays to or from it")
         t = status_of(command)["round"]
         until(lambda: status_of(command)["round"] > t + 20, "rounds without the member")

@@ -137,6 +137,12 @@ def test_a_waiting_node_shows_how_many_are_missing() -> None:
     assert shown == ["waiting for 2 more (connected: n0, n1)"]
 
 
+def test_a_node_that_alone_waits_shows_why() -> None:
+    shown: list[str] = []
+    bootstrap(shown).take_order(Standby((), 0, "n2 was evicted for 20 s"))
+    assert shown == ["n2 was evicted for 20 s"]
+
+
 async def test_a_welcome_gives_plan_and_round_once_connected() -> None:
     node = bootstrap()
     node.link.connected.set()

@@ -81,10 +81,11 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """The run waits: for ``missing`` more nodes than those present."""
+    """The run waits for ``missing`` more nodes than those present. Or the node alone waits, for a ``reason``."""
 
     present: tuple[str, ...]
     missing: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -335,12 +335,14 @@ class Offer(_message.Message):
     def __init__(self, record: _Optional[bytes] = ...) -> None: ...
 
 class Standby(_message.Message):
-    __slots__ = ("present", "missing")
+    __slots__ = ("present", "missing", "reason")
     PRESENT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     present: _containers.RepeatedScalarFieldContainer[str]
     missing: int
-    def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, present: _Optional[_Iterable[str]] = ..., missing: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("term", "ballot", "evicted", "number", "run_id", "signature")

@@ -117,7 +117,10 @@ class Bootstrap:
         return [*resumed, Reply(evict.request_id, (state.plan or plan).latest.start, difference=state.difference)]
 
     def sponsor_newcomers(self) -> list[ClusterAction]:
-        """Send every newcomer whose name is free to a member for its model. It returns as Fetched."""
+        """Send every newcomer that is not held, and whose name is free, to a member for its model.
+
+        It returns as Fetched.
+        """
         plan, membership = self._state.plan, self._state.membership
         if plan is None or self._evictions.ballot or plan.latest.end is not None:
             return []
@@ -126,7 +129,7 @@ class Bootstrap:
         addresses = tuple(member.address for member in members.values())
         sponsor = [Sponsor(m.address, addresses, m.node, tuple(members)) for m in living[:1]]
         actions: list[ClusterAction] = []
-        for node in sorted(membership.newcomers):
+        for node in sorted(membership.newcomers.keys() - membership.held):
             if sponsor and node not in members and node not in membership.sponsored:
                 membership.sponsored.add(node)
                 actions.append(Send(node, sponsor[0]))

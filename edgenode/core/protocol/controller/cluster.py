@@ -117,6 +117,10 @@ class Cluster:
         """Greet nodes with the address, host:port, at which they reach this controller."""
         self.state.leadership = replace(self.state.leadership, address=address)
 
+    def hold(self, nodes: frozenset[str]) -> None:
+        """Admit none of these nodes as newcomers, from the next event on. The others are free to join."""
+        self._membership.held = nodes
+
     def pending(self) -> tuple[PendingChange, ...]:
         """The changes that are not part of the plan yet."""
         return self._changes.pending(self.evictions.evicted)

@@ -26,6 +26,7 @@ class Membership:
         known: the number of the newest record that each node knows, as last reported.
         welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
+        held: nodes that are sent to no member for its model yet.
         given_up: members that an operator does not wait for when all are down.
         farewells: the farewells of members that have ended well, which answer any fence.
         banned: nodes that were evicted for what they pushed, and why. They may not join again.
@@ -37,6 +38,7 @@ class Membership:
     known: dict[str, int] = field(default_factory=dict)
     welcomed: dict[str, tuple[int, str]] = field(default_factory=dict)
     sponsored: set[str] = field(default_factory=set)
+    held: frozenset[str] = frozenset()
     given_up: set[str] = field(default_factory=set)
     farewells: dict[str, FenceAnswer] = field(default_factory=dict)
     banned: dict[str, str] = field(default_factory=dict)

@@ -11,11 +11,13 @@ from edgenode.core.protocol.events import (
     Disconnected,
     Evict,
     Reply,
+    Reported,
     Rotate,
     Send,
     Stop,
 )
 from edgenode.core.protocol.orders import (
+    Fetched,
     Leadership,
     Offer,
     Refuse,
@@ -40,6 +42,7 @@ from tests.core.protocol.cluster_driver import (
     node_names,
     only,
     persisted,
+    progress,
     the_plan,
 )
 
@@ -182,6 +185,16 @@ def test_resume_waits_for_members_and_lets_newcomers_join() -> None:
     assert kinds(actions) == ["Persist", "Welcome", "Welcome", "Sponsor"]
     assert the_plan(cluster).latest.names == ("n0", "n1")
     assert only(Sponsor, actions).node == "n9"
+
+
+def test_held_newcomer_is_not_admitted_until_it_is_free() -> None:
+    cluster = a_started_cluster(2)
+    cluster.hold(frozenset({"n8"}))
+    assert cluster.handle(join("n8")) == []
+    assert cluster.handle(Reported("n8", Fetched())) == []
+    assert only(Sponsor, cluster.handle(join("n9"))).node == "n9"
+    cluster.hold(frozenset())
+    assert only(Sponsor, progress(cluster, "n0", 5)).node == "n8"
 
 
 def test_operator_can_give_up_a_member_that_does_not_return() -> None:
