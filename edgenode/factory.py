@@ -19,9 +19,11 @@ from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
-from edgenode.core.topology.graph import GraphSpec, parse_edges
+from edgenode.core.topology.edge_list import parse_edges
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
+from edgenode.core.topology.weights import OUT_DEGREE
 from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
@@ -30,18 +32,21 @@ if TYPE_CHECKING:
     from edgenode.tasks.task import NodeInfo, Task
 
 
-def graph_spec(name: str) -> GraphSpec:
+def graph_spec(name: str, rule: str = OUT_DEGREE) -> GraphSpec:
     """The preset of that name, the graph of an edge-list file at that path, or that of an extension.
+
+    Args:
+        rule: the rule of the weights. A file may have weights of its own.
 
     Raises:
         GraphError: none exists, the file is malformed, or the extension cannot be used.
     """
     path = Path(name)
     if name not in GRAPHS.own and path.is_file():
-        return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"))
+        return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"), rule)
     if name not in GRAPHS.own and (reason := GRAPHS.add_all().get(name)):
         raise GraphError(f"graph {name}: {reason}")
-    return GraphSpec(name)
+    return GraphSpec(name, rule=rule)
 
 
 def schedule_spec(config: Config) -> ScheduleSpec:
@@ -52,7 +57,7 @@ def schedule_spec(config: Config) -> ScheduleSpec:
     """
     last = _gossip_graph(config)
     return ScheduleSpec(
-        graphs=tuple(graph_spec(name) for name in config.topology.graphs),
+        graphs=tuple(graph_spec(name, config.topology.weights) for name in config.topology.graphs),
         period=config.topology.period,
         last=last,
         last_from=config.run.rounds if last else 0,
@@ -132,7 +137,7 @@ def requirements(config: Config) -> Requirements:
     rule = definition.rule()
     return Requirements(
         config.algorithm.name,
-        definition.balanced,
+        definition.doubly_stochastic,
         rule.fixed,
         rule.spans_period,
         averaging_rate(config),
@@ -238,9 +243,7 @@ def _gossip_rounds(config: Config) -> int:
     if algorithm.gossip_rounds != "auto":
         return algorithm.gossip_rounds
     # All preset rings mix equally fast, and a rotation of rings is not slower.
-    spec = _gossip_graph(config) or graph_spec(config.topology.graphs[0])
-    if spec.edges is not None:
-        raise GraphError(f"algorithm.gossip_rounds = auto needs a preset graph, and {spec.name} is a list of edges")
+    spec = _gossip_graph(config) or graph_spec(config.topology.graphs[0], config.topology.weights)
     return gossip_rounds_needed(spec, config.run.nodes, algorithm.gossip_tolerance)
 
 

@@ -24,7 +24,7 @@ RATE = 0.1
 
 def towards_optima(t: int, z: Matrix) -> Matrix:
     """Plain SGD on |z - optimum of the node|^2 / 2."""
-    return -RATE * (z - OPTIMA[: len(z)])
+    return -RATE * (z - np.resize(OPTIMA, z.shape))
 
 
 # --- the papers' matrix forms

@@ -266,6 +266,7 @@ EVERY: dict[str, dict[str, object]] = {
     "choco-sgd": TOP,
     "diloco": {"graph": "complete"},
     "diloco in pairs": {"graph": "halving", "nodes": 4},
+    "diloco in groups": {"graph": "doubling", "nodes": 6, "rounds": 42},
     "local": {},
 }
 

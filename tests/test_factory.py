@@ -46,7 +46,7 @@ def test_unknown_graph_is_refused_with_the_nearest_name() -> None:
 def test_binary_file_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(bytes(range(128, 256)))
-    with pytest.raises(GraphError, match="model, line 1: expected 'sender receiver'"):
+    with pytest.raises(GraphError, match="model has 1 error:\n  line 1: expected 'sender receiver'"):
         factory.graph_spec(str(path))
 
 
@@ -149,12 +149,25 @@ def test_gossip_lasts_as_long_as_its_graph_needs(settings: dict[str, object], ro
     assert (spec.training_rounds, spec.gossip_rounds, spec.rounds) == (100, rounds, 100 + rounds)
 
 
-def test_auto_gossip_on_an_edge_list_is_refused_with_its_key(tmp_path: Path) -> None:
+def test_auto_gossip_on_an_edge_list_lasts_as_long_as_the_list_needs(tmp_path: Path) -> None:
     path = tmp_path / "office.txt"
     path.write_text("x y\ny x\n")
-    with pytest.raises(GraphError, match=r"algorithm\.gossip_rounds = auto needs a preset graph, and office"):
-        factory.algorithm_spec(a_config(topology__graphs=str(path)))
-    assert factory.algorithm_spec(a_config(topology__graphs=str(path), algorithm__gossip_rounds=9)).gossip_rounds == 9
+    config = a_config(run__nodes=2, topology__graphs=str(path))
+    assert factory.algorithm_spec(config).gossip_rounds == 1
+    path.write_text("x -- y\ny -- z\n")
+    assert factory.algorithm_spec(a_config(run__nodes=3, topology__graphs=str(path))).gossip_rounds > 5
+
+
+def test_weights_of_the_configuration_are_those_of_its_graphs(tmp_path: Path) -> None:
+    path = tmp_path / "star.txt"
+    path.write_text("0 -- 1\n0 -- 2\n0 -- 3\n")
+    for name in ("choco-sgd", "d-psgd", "d2"):
+        star = {"algorithm__name": name, "topology__graphs": str(path)}
+        with pytest.raises(GraphError, match=r'topology\.weights = "metropolis" makes them so'):
+            factory.algorithm_spec(a_config(**star))
+        factory.algorithm_spec(a_config(**star, topology__weights="metropolis"))
+    (graph,) = factory.schedule(a_config(topology__graphs="two-way", topology__weights="uniform")).graphs
+    assert graph == GraphSpec("two-way", rule="uniform")
 
 
 @pytest.mark.parametrize("values", ["int8", "int4", "bfloat16", "float32"])
@@ -175,9 +188,9 @@ def test_every_compressor_keeps_its_share(compressor: str, kept: int, values: st
 @pytest.mark.parametrize(
     ("name", "graph", "reason"),
     [
-        ("d-psgd", "chord", "d-psgd cannot use chord: it is unbalanced"),
-        ("deep-squeeze", "chord", "deep-squeeze cannot use chord: it is unbalanced"),
-        ("choco-sgd", "chord", "choco-sgd cannot use chord: it is unbalanced"),
+        ("d-psgd", "chord", "d-psgd cannot use chord: its weights are not doubly stochastic"),
+        ("deep-squeeze", "chord", "deep-squeeze cannot use chord: its weights are not doubly stochastic"),
+        ("choco-sgd", "chord", "choco-sgd cannot use chord: its weights are not doubly stochastic"),
         ("choco-sgd", "a,b", "choco-sgd cannot use a, b: it assumes the same neighbours in every round"),
         ("quant-sgp", "a,b", "quant-sgp cannot use a, b: it assumes the same neighbours in every round"),
         ("choco-sgd", "one-peer-exponential", "choco-sgd cannot use one-peer-exponential: it assumes the same"),
@@ -197,7 +210,7 @@ def test_graphs_that_an_algorithm_cannot_use_are_refused(name: str, graph: str, 
 def test_graph_of_a_file_is_checked_with_the_nodes_it_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.edges"
     path.write_text("red blue\nblue green\ngreen red\nred green\n")
-    with pytest.raises(ConfigError, match="d-psgd cannot use mine: it is unbalanced"):
+    with pytest.raises(ConfigError, match="d-psgd cannot use mine: its weights are not doubly stochastic"):
         factory.algorithm_spec(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))
     path.write_text("red blue\nblue green\ngreen red\n")
     factory.algorithm_spec(a_config(run__nodes=3, algorithm__name="d-psgd", topology__graphs=str(path)))

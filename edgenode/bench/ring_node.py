@@ -84,6 +84,7 @@ class FreeSteps:
 
     def __init__(self, run: Run) -> None:
         self.layout, self.size, self.rounds_per_epoch = (("w", run.parameters),), run.parameters, run.rounds
+        self.parameter_counts = run.parameters, 0
         self._zeros, self._run = np.zeros(run.parameters, np.float32), run
         self.staging = np.empty_like(self._zeros)
         self.stamps: list[tuple[float, float]] = []

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
 
 import click
 
@@ -32,6 +33,7 @@ from edgenode.cli.shared_options import (
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.errors import EdgenodeError, first_cause
+from edgenode.factory import check_networked
 from edgenode.node.node_options import NODE_OPTIONS
 from edgenode.security.local import CONTROLLER_FOLDER, OPERATOR, prepare
 
@@ -84,6 +86,7 @@ def launch(
     settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
     config = load_config(config_path, settings)
     program = script_of(script, module, arguments)
+    check_networked(config, controller=True)  # before it leaves a folder
     given, out = out, results_folder(out, "launch")
     if config.run.cluster == Config().run.cluster:  # another launch on this network may have it, too
         settings = (*settings, f"run.cluster={_own_cluster(out)}")
@@ -98,7 +101,10 @@ def launch(
         raise first_cause(exc) from exc
     finally:
         fleet.kill()
-        click.echo(f"edgenode: checkpoints, models and results are in {out}", err=True)
+        if fleet.has_begun:
+            click.echo(f"edgenode: checkpoints, models and results are in {out}", err=True)
+        elif given is None:
+            rmtree(out, ignore_errors=True)  # it is this launch's own, and has nothing but keys
 
 
 @dataclass
@@ -109,6 +115,9 @@ class Fleet:
         environ: the environment of every process.
         track: the tracker to which the controller sends the measurements of all nodes.
         again: the command that resumes it.
+
+    Attributes:
+        has_begun: whether the controller was ready for the nodes.
     """
 
     config: Config
@@ -118,6 +127,7 @@ class Fleet:
     max_restarts: int
     track: str
     again: str
+    has_begun: bool = False
     _processes: dict[str, Process] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -133,6 +143,7 @@ class Fleet:
             async with asyncio.TaskGroup() as group:
                 controller = group.create_task(self._control(address), name="controller")
                 target = await asyncio.wait_for(address, _READY_S)
+                self.has_begun = True
                 key = self.out / CONTROLLER_FOLDER / OPERATOR
                 with noted(Launch(self.config.run.cluster, target, key, self.again)) as found_here:
                     _show_how_to_follow(target, key, found_here)

@@ -22,6 +22,7 @@ from edgenode.cli.shared_options import (
     json_option,
     load_config,
     node_names,
+    node_option,
     set_option,
     take_sigterm_as_ctrl_c,
     warn,
@@ -31,13 +32,17 @@ from edgenode.core.wording import listed
 from edgenode.node.remote_trainer import End, ScriptEnded
 from edgenode.node.resources import keep_freed_memory
 from edgenode.observability.status_view import less_than_uncompressed, size
+from edgenode.observability.tracking import open_tracker, track_row
 from edgenode.storage import result_file
 from edgenode.storage.result_file import NodeResult
 
 _LINE_EVERY_S = 2.0
 
 if TYPE_CHECKING:
+    from edgenode.simulate.history import History
     from edgenode.simulate.simulation import Simulation
+
+MakesHistory = Callable[[], "History | None"]
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -47,6 +52,9 @@ if TYPE_CHECKING:
               help="Folder for checkpoints and results. [default: nothing is saved]")  # fmt: skip
 @click.option("--fresh", is_flag=True, envvar="EDGENODE_FRESH",
               help="Discard the checkpoints in --out instead of resuming from them.")  # fmt: skip
+@click.option("--history", "every", type=click.IntRange(1), metavar="N",
+              help="Measure every node each N rounds, into history.jsonl and history.csv in --out.")  # fmt: skip
+@node_option("track", help="Log what --history measures to tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT.")
 @set_option
 @json_option
 @module_option
@@ -57,6 +65,8 @@ def simulate(
     config_path: Path | None,
     out: Path | None,
     fresh: bool,
+    every: int | None,
+    track: str,
     settings: tuple[str, ...],
     as_json: bool,
     module: bool,
@@ -76,53 +86,81 @@ def simulate(
       edgenode simulate --set run.rounds=200
       edgenode simulate --set run.nodes=64 --set task.skew=1 --json > result.json
       edgenode simulate --config run.toml --out runs/one              the same command resumes it
+      edgenode simulate --out runs/one --history 10                   learning curves for pandas
       edgenode simulate --nodes 4 train.py -- --part {index}/{nodes}  a training loop of your own
     """
     settings = (*settings, *((f"run.nodes={nodes}",) if nodes else ()))
     config = load_config(config_path, settings)
     if module and script is None:
         raise click.UsageError("-m needs the name of a module")
+    if every and out is None:
+        raise click.UsageError("--history needs --out DIR, where it writes history.jsonl and history.csv")
+    if track and not every:
+        raise click.UsageError("--track needs --history N, the rounds between two measurements")
     program = script_of(script, module, arguments) if script is not None else None
     if fresh and out is not None:
         for folder in out.glob("node-*/checkpoints"):
             shutil.rmtree(folder)
     take_sigterm_as_ctrl_c()
     keep_freed_memory()
-    if program is None:
-        result = _simulate_task(config, out)
-    else:
-        result = _simulate_script(program, config, environ_of_run(config_path, settings), out)
+    with _tracked(track, config, out) as follow:
+
+        def history() -> History | None:
+            from edgenode.simulate.history import History
+
+            return History(every, out, follow) if every else None
+
+        if program is None:
+            result = _simulate_task(config, out, history)
+        else:
+            result = _simulate_script(program, config, environ_of_run(config_path, settings), out, history)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         _print(result, out)
 
 
-def _simulate_task(config: Config, out: Path | None) -> dict[str, Any]:
+@contextmanager
+def _tracked(target: str, config: Config, out: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
+    """Yield what takes the rows of the history for a tracker. None without a tracker."""
+    if not target:
+        yield None
+        return
+    tracker, ended_well = open_tracker(target, config, out or Path(), {}), False
+    try:
+        yield lambda row: track_row(tracker, row)
+        ended_well = True
+    finally:
+        tracker.close(ended_well)
+
+
+def _simulate_task(config: Config, out: Path | None, history: MakesHistory) -> dict[str, Any]:
     from edgenode.simulate.simulation import Simulation
 
-    return _simulate(lambda: Simulation(config, out), out)
+    return _simulate(lambda: Simulation(config, out, history=history()), out)
 
 
-def _simulate_script(script: Script, config: Config, environ: Mapping[str, str], out: Path | None) -> dict[str, Any]:
+def _simulate_script(
+    script: Script, config: Config, environ: Mapping[str, str], out: Path | None, history: MakesHistory
+) -> dict[str, Any]:
     """Simulate a script. The processes of the nodes return from here as SystemExit."""
     state = Path(tempfile.mkdtemp(prefix="edgenode-")) if out is None else out.resolve()
     processes = ScriptProcesses(script, node_names(config.run.nodes), environ, state)
     try:
         with processes:
-            return _simulate_nodes(processes, out)
+            return _simulate_nodes(processes, out, history)
     finally:
         if out is None:
             shutil.rmtree(state, ignore_errors=True)
 
 
-def _simulate_nodes(processes: ScriptProcesses, out: Path | None) -> dict[str, Any]:
+def _simulate_nodes(processes: ScriptProcesses, out: Path | None, history: MakesHistory) -> dict[str, Any]:
     from edgenode.simulate.nodes import script_nodes
     from edgenode.simulate.simulation import Simulation
 
     try:
         config, nodes = script_nodes(processes.pipes)
-        result = _simulate(lambda: Simulation(config, out, nodes), out)
+        result = _simulate(lambda: Simulation(config, out, nodes, history()), out)
         for row in result["nodes"]:
             own = result_file.summary(config, [NodeResult(**row)], result["wall_s"])
             nodes[row["node"]].pipe.send(End(own))
@@ -141,6 +179,8 @@ def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any
                 warn(f"skipping a checkpoint: {reason}")
             for warning in simulation.warnings:
                 warn(warning)
+            for line in _counts(simulation.parameter_counts):
+                click.echo(line, err=True)
             if simulation.round:
                 click.echo(f"resuming from round {simulation.round} of {simulation.rounds}, saved in {out}", err=True)
             result = simulation.run(show(simulation))
@@ -157,6 +197,13 @@ def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any
     if reason := result_file.no_gain(simulation.before_average, result["mean_test_accuracy"]):
         warn(reason)
     return result
+
+
+def _counts(of_nodes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """Say how many parameters are shared and how many are local, in a line for all nodes with the same counts."""
+    for shared, own in dict.fromkeys(of_nodes.values()):
+        names = listed([name for name, counts in of_nodes.items() if counts == (shared, own)])
+        yield f"{names}: shared_parameters={shared} local_parameters={own}"
 
 
 @contextmanager

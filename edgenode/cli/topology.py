@@ -132,6 +132,8 @@ def _change(graphs: Sequence[GraphSpec], every: str, wait_for_round: bool, as_js
     if not graphs:
         raise ConfigError("a rotation needs at least one graph, as in edgenode topology rotate a,b")
     period = Period.parse(every)
+    if weighted := [graph.name for graph in graphs if graph.given]:
+        raise ConfigError(f"{weighted[0]} has weights of its own, which a run has from its start or not at all")
 
     async def call(client: OperatorClient) -> Reply:
         return await wait_for_reply(client, client.rotate(graphs, period, wait_for_round))

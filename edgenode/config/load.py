@@ -282,7 +282,7 @@ def _check_overlap(config: Config, source_of: Mapping[str, str]) -> None:
         why = "it measures all models while they are at rest"
     elif not definition.rule().overlaps:
         why = "its state has to know every message of a round at once"
-    elif definition.balanced:
+    elif definition.doubly_stochastic:
         why = "it does not define the push-sum weights that messages in flight need"
     if why:
         raise _error(f"{given} with {config.algorithm.name} it must be 0: {why}; use scsp, sp or sgp")

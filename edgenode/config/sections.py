@@ -242,6 +242,10 @@ class TopologySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     graphs: Annotated[Names, "presets or edge-list files, used in turn"] = ("a",)
     every: Annotated[PeriodText, "how long each graph is used before the next"] = "1ep"
+    weights: Annotated[
+        Literal["out-degree", "metropolis", "uniform"],
+        "weights of edges: by the sender's out-degree, or symmetric ones of undirected graphs (docs/algorithms.md)",
+    ] = "out-degree"
 
     @property
     def period(self) -> Period:

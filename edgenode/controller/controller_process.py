@@ -120,7 +120,8 @@ class Controller:
         )
         restarted = recover or saved is not None
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
-        self._tracking = Tracking(options.track, config, options.state_dir, self.operator_service.status)
+        status, began_earlier = self.operator_service.status, self._recorder.resumed
+        self._tracking = Tracking(options.track, config, options.state_dir, status, began_earlier)
         self._control = ControlServer(
             identity, self._post_from_link, self._show, self._relay.address_of, self.nodes.faults, self._relay.probe
         )

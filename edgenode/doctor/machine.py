@@ -51,8 +51,11 @@ def installed() -> Iterator[Finding]:
 
 
 def _unsatisfied(wanted: list[str]) -> Iterator[str]:
-    from packaging.requirements import Requirement
-
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:  # it may be missing as any other
+        yield "packaging is missing"
+        return
     for requirement in map(Requirement, wanted):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

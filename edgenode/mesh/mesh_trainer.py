@@ -107,6 +107,11 @@ class MeshTrainer:
         return ModelSize(self._flat.size, self._flat.own_size, self._flat.most_bytes)
 
     @property
+    def parameter_counts(self) -> tuple[int, int]:
+        """The numbers of trained parameters that all nodes share, and that are this node's own."""
+        return self._flat.size, self._flat.own_size
+
+    @property
     def samples(self) -> int:
         """Samples of this node, as far as the loader knows them."""
         return self.data_size.samples

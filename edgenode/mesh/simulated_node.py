@@ -39,7 +39,7 @@ class SimulatedNode:
     def start(self) -> None:
         """Take part."""
         config, trainer = self._options.config, self._trainer
-        about = trainer.facts, trainer.data_size, trainer.layout, trainer.remedy
+        about = trainer.facts, trainer.data_size, trainer.layout, trainer.parameter_counts, trainer.remedy
         self._send(Description(config, *about, trainer.metadata, trainer.tests_alike))
 
     def serve(self) -> bool:

@@ -71,14 +71,9 @@ class NodeProcess:
         self.options, self._workload = options, workload
         fixed = options.controller == "none"
         self.identity = Identity(
-            config.run.cluster,
-            options.name,
-            config.digest(rounds=fixed),
-            process=secrets.token_hex(8),
-            config=config.shared(rounds=fixed),
-            workload=canonical(workload.identity()),
-            security=options.security,
-        )
+            config.run.cluster, options.name, config.digest(rounds=fixed), process=secrets.token_hex(8),
+            config=config.shared(rounds=fixed), workload=canonical(workload.identity()), security=options.security,
+        )  # fmt: skip
         self.store = checkpoint_store(options.state_dir, config, workload)
         self.saved = resumable(self.store, options)
         self._server = PeerServer(self.identity, self.saved)
@@ -124,12 +119,9 @@ class NodeProcess:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
         services = [(peer_server.SERVICE, self._server.add_to), (relay_server.SERVICE, self._meeting.relay.add_to)]
         server = serving(
-            self.options.listen,
-            services,
-            reflection=self.options.reflection,
-            security=self.options.security,
+            self.options.listen, services, reflection=self.options.reflection, security=self.options.security,
             most_received=peer_server.MOST_RECEIVED,
-        )
+        )  # fmt: skip
         port = await stack.enter_async_context(server)
         self._meeting.listens(self.options.listen_host, port)
         if self.options.metrics != "none":
@@ -139,7 +131,8 @@ class NodeProcess:
             token = kept_secret(self.options.state_dir / TOKEN)
             metrics = serving_http(metrics_app(self._view, token), self.options.metrics, "--metrics")
             log.info("metrics", url=f"{await stack.enter_async_context(metrics)}/metrics")
-        tracking = Tracking(self.options.track, self.options.config, self.options.state_dir, self._cluster)
+        options = self.options
+        tracking = Tracking(options.track, options.config, options.state_dir, self._cluster, self._resumed)
         await stack.enter_async_context(in_background(tracking.run(), "tracking"))
         await stack.enter_async_context(in_background(Notifier().beat(self._in_a_line), "systemd"))
         log.info(self._activity)
@@ -303,6 +296,9 @@ class NodeProcess:
     def _cluster(self) -> ClusterStatus:
         """Return the status of the cluster that this node knows, for its tracker: its own."""
         return ClusterStatus(self.identity.cluster, nodes=(self._view(),))
+
+    def _resumed(self) -> bool:
+        return self._runner is not None and self._runner.replica.resumed
 
     def _in_a_line(self) -> str:
         return self._runner.progress.in_a_line() if self._runner is not None else self._activity

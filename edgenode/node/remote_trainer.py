@@ -40,6 +40,7 @@ class Description:
     identity: Mapping[str, str]
     data: DataSize
     layout: tuple[tuple[str, int], ...]
+    parameter_counts: tuple[int, int]
     remedy: str
     metadata: dict[str, str]
     tests_alike: bool
@@ -141,6 +142,7 @@ class RemoteTrainer:
         self._pipe = pipe
         self.layout = description.layout
         self.size = sum(size for _, size in self.layout)
+        self.parameter_counts = description.parameter_counts
         self.samples = description.data.samples
         self.remedy, self.metadata = description.remedy, description.metadata
         self.tests_alike = description.tests_alike

@@ -76,6 +76,7 @@ class Replica:
         window: the number of pushes to a peer that may be unanswered.
         publish_to: the file of the published model. None publishes nothing.
         verifier: verifies the records that change the plan.
+        evaluate_every: rounds between two evaluations. None for those of the configuration.
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
@@ -93,6 +94,7 @@ class Replica:
         window: int,
         publish_to: Path | None,
         verifier: Verifier = UNSIGNED,
+        evaluate_every: int | None = None,
     ) -> None:
         self.name, self.trainer, self.stats = name, trainer, NodeStats()
         self._config, self._store, self._model_file = config, store, publish_to
@@ -105,6 +107,7 @@ class Replica:
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
+        self.resumed = start.fetched is None and start.round > 0  # from its own checkpoint
         self.alarms = Alarms(config, self.learner, self.stats, newcomer=start.fetched is not None)
         self._read = Event()  # not set while a checkpoint reads the state
         self._read.set()
@@ -114,7 +117,7 @@ class Replica:
             self.learner,
             start=start.round,
             window=window,
-            evaluate_every=config.run.evaluate_every,
+            evaluate_every=config.run.evaluate_every if evaluate_every is None else evaluate_every,
             checkpoint_every=config.run.checkpoint_every,
             publish_every=config.run.publish_every,
             verifier=verifier,

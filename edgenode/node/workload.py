@@ -57,6 +57,7 @@ class Trainer(Protocol):
     Attributes:
         layout: name and number of entries of every trained parameter, in the order of the vector [d].
         size: d.
+        parameter_counts: the numbers of trained parameters that all nodes share, and that are this node's own.
         staging: a vector [d] of the trainer's own. A z that is in it need not be copied. While x is z, the node keeps x
             there, so only `train` changes it, and methods that are given another z. None has no such vector.
         rounds_per_epoch: rounds of one epoch of the run.
@@ -71,6 +72,8 @@ class Trainer(Protocol):
     def layout(self) -> tuple[tuple[str, int], ...]: ...
     @property
     def size(self) -> int: ...
+    @property
+    def parameter_counts(self) -> tuple[int, int]: ...
     @property
     def staging(self) -> Floats | None: ...
     @property

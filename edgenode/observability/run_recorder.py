@@ -111,6 +111,11 @@ class RunRecorder:
             log.warning("cannot read the history", reason=str(exc))
             return []
 
+    def resumed(self) -> bool:
+        """Return whether the run began earlier: with another controller, or before a stop. Nodes run already."""
+        plan = self._run.state.plan
+        return self._restarted or (plan is not None and plan.records[0].number > 0)
+
     def _is_under_way(self) -> bool:
         """Return whether nodes run. Until then, the plan may come from a checkpoint."""
         known = self._restarted or self._events is not None
@@ -130,8 +135,8 @@ class RunRecorder:
 
     async def _open(self, plan: Plan) -> EventWatch:
         """Begin to record: a new run, or one that began earlier, with another controller or before a stop."""
-        first = plan.records[0]
-        recorder = await self._in_writer(lambda: self._opened(self._restarted or first.number > 0))
+        first, resumed = plan.records[0], self.resumed()
+        recorder = await self._in_writer(lambda: self._opened(resumed))
         so_far = recorder.so_far
         # if the run has resumed from a checkpoint since, it has fallen back from the recorded round
         self._run.restore(so_far.round if so_far.record >= first.number else 0, so_far.counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ log = structlog.get_logger()
 
 
 class WandB:
-    """Writes runs into a folder, for `wandb sync`. WANDB_MODE=online sends them at once."""
+    """Writes runs into a folder, for `wandb sync`. WANDB_MODE=online sends them at once.
 
-    def __init__(self, project: str, config: Config, folder: Path) -> None:
-        self._project, self._config, self._folder = project, config, folder
+    Args:
+        ids: the run for each node. It continues these, and adds those that it begins.
+    """
+
+    def __init__(self, project: str, config: Config, folder: Path, ids: dict[str, str]) -> None:
+        self._project, self._config, self._folder, self._ids = project, config, folder, ids
         self._runs: dict[str, Any] = {}
 
     def log(self, node: str, t: int, values: Mapping[str, float]) -> None:
@@ -33,6 +38,7 @@ class WandB:
     def _begin(self, node: str) -> Any:
         quiet = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True)
         run = self._runs[node] = wandb.init(
+            id=self._ids.setdefault(node, secrets.token_hex(8)), resume="allow",
             project=self._project, group=self._config.run.cluster, name=node, config=self._config.as_keys(),
             dir=self._folder, mode=None if "WANDB_MODE" in os.environ else "offline", reinit="create_new",
             settings=quiet,

@@ -11,15 +11,13 @@ Therefore
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from math import gcd
 from pathlib import Path
 from typing import Any, Protocol
 
-from msgspec.structs import replace
 from safetensors.numpy import load
 
 from edgenode import factory
@@ -53,6 +51,8 @@ from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.remote_trainer import RemoteTrainer
 from edgenode.node.replica import Replica, StartPoint
 from edgenode.node.workload import Training, checkpoint_store
+from edgenode.simulate.before_gossip import BeforeGossip
+from edgenode.simulate.history import History
 from edgenode.simulate.nodes import refuse_unequal, task_nodes
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
@@ -61,7 +61,6 @@ from edgenode.storage.result_file import NodeResult
 
 # Acknowledgements take no time here. A window of one delays no node, and saves the memory of older rounds' messages.
 _WINDOW = 1
-_BEFORE_GOSSIP = "before-gossip.json"
 _NO_CHECKPOINTS: tuple[frozenset[int], Plan | None] = frozenset(), None
 
 
@@ -85,6 +84,7 @@ class Simulation:
     Args:
         out: folder of the checkpoints and results, with a folder per node. None writes nothing.
         nodes: what each node trains, by its name, in the order of the names. By default the task of the configuration.
+        history: takes what nodes measure on the way. None measures nothing more than the run does.
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
@@ -93,14 +93,21 @@ class Simulation:
         round: every node has mixed all rounds before it.
         rounds: the number of rounds of the whole run.
         epoch_rounds: rounds of one epoch of the run.
+        parameter_counts: by node, the numbers of parameters that all nodes share, and that are its own.
 
     Raises:
         ConfigError: the configuration is invalid, or ``out`` holds checkpoints of another run.
         CheckpointError: the disk cannot be written.
     """
 
-    def __init__(self, config: Config, out: Path | None = None, nodes: Mapping[str, Training] | None = None) -> None:
-        self._config, self._out = config, out
+    def __init__(
+        self,
+        config: Config,
+        out: Path | None = None,
+        nodes: Mapping[str, Training] | None = None,
+        history: History | None = None,
+    ) -> None:
+        self._config, self._out, self._history = config, out, history
         self.warnings: list[str] = []
         self.alarms: list[tuple[str, Accusation]] = []
         self._nodes = nodes = task_nodes(config, self.warnings.append) if nodes is None else nodes
@@ -117,6 +124,7 @@ class Simulation:
         self._algorithm_spec = factory.algorithm_spec(config)
         self.rounds = self._algorithm_spec.rounds
         self._replicas = {name: self._replica(name, StartPoint(plan, self.round)) for name in nodes}
+        self.parameter_counts = {name: replica.trainer.parameter_counts for name, replica in self._replicas.items()}
         if self.round == 0 and any(training.makes_own_model for training in nodes.values()):
             self._begin_with_one_model(plan)
         if (prepare := config.algorithm.definition.prepares) is not None:
@@ -127,8 +135,7 @@ class Simulation:
         self._mixed: Counter[int] = Counter()  # round -> nodes that have mixed it, until all have
         self._results: dict[str, NodeResult] = {}
         self._models: dict[str, Floats] = {}
-        self._trained: dict[str, tuple[NodeResult, Floats]] = {}  # what training led to, until all nodes have it
-        self._before_gossip = self._read_before_gossip()
+        self._before_gossip = BeforeGossip(config, self._replicas, out, self.round)
 
     def _replica(self, name: str, start: StartPoint) -> Replica:
         return Replica(
@@ -140,6 +147,7 @@ class Simulation:
             self._stores[name],
             _WINDOW + self._config.run.overlap,
             None if self._out is None else self._out / name / MODEL_FILE,
+            evaluate_every=gcd(self._config.run.evaluate_every, self._history.every if self._history else 0),
         )
 
     def _begin_with_one_model(self, plan: Plan) -> None:
@@ -202,7 +210,7 @@ class Simulation:
         Raises:
             EdgenodeError: training diverged, or a checkpoint cannot be written.
         """
-        self._begin_before_gossip()
+        self._begin()
         for name, replica in self._replicas.items():
             self._perform_all(name, replica.node.start(), after_round)
         while self._queue:
@@ -234,11 +242,7 @@ class Simulation:
             case Mixed():
                 replica.count(action)
             case Evaluate(t, model):
-                z = model.read(replica.trainer.staging)
-                accuracy = replica.evaluate(z)
-                self._note(name, replica, replica.alarms.judge_evaluation(t))
-                if t == self._config.run.rounds:
-                    self._end_training(name, replica.result(t, accuracy), z)
+                self._evaluate(name, replica, t, model.read(replica.trainer.staging))
             case Publish():
                 replica.publish(action)
             case Save():
@@ -247,6 +251,7 @@ class Simulation:
                 z = replica.final(action)
                 self._show(name, replica.alarms.report_of_refusal(t))
                 self._results[name] = replica.result(t, replica.conclude(z))
+                self._record(t, replica, replica.stats.evaluation, z)
                 self._models[name] = z
             case Fail(error):
                 raise error
@@ -256,6 +261,45 @@ class Simulation:
                 self._note(name, replica, accusation)
             case Report() | PlanChanged():
                 raise LocalProtocolError(f"{name} answers {action} without a request")
+
+    def before_gossip(self) -> dict[str, Any] | None:
+        """The result of SP, or None if it was not measured.
+
+        Needs a run of SCSP that evaluates after its last training round, so ``run.evaluate_every`` must divide
+        ``run.rounds``.
+        """
+        return self._before_gossip.result
+
+    def _begin(self) -> None:
+        """Measure what a run that resumes was interrupted before, and what its history begins with."""
+        self._before_gossip.begin(self.round)
+        measures = self._history is not None and self._history.begin(self.round, len(self._replicas))
+        repeats = self._before_gossip.is_due(self.round, self.rounds)
+        for name, replica in self._replicas.items() if (measures or repeats) and self.round < self.rounds else ():
+            z = replica.learner.look(self.round).read()
+            if repeats:
+                self._evaluate(name, replica, self.round, z)
+            else:
+                self._record(self.round, replica, replica.trainer.evaluate(z), z)
+
+    def _evaluate(self, name: str, replica: Replica, t: int, z: Floats) -> None:
+        """Evaluate z [d], for the run if it is due in round t, and for the history."""
+        every = self._config.run.evaluate_every
+        if not every or t % every:
+            if self._history is not None and self._history.due(t):
+                self._record(t, replica, replica.trainer.evaluate(z), z)
+            return
+        accuracy = replica.evaluate(z)
+        self._record(t, replica, replica.stats.evaluation, z)
+        self._note(name, replica, replica.alarms.judge_evaluation(t))
+        if t == self._config.run.rounds:
+            self._before_gossip.add(name, replica.result(t, accuracy), z, time.monotonic() - self._began)
+
+    def _record(self, t: int, replica: Replica, tested: Evaluation, z: Floats) -> None:
+        if self._history is not None and (self._history.due(t) or t == self.rounds):
+            training = -(-min(t, self._config.run.rounds) // self._algorithm_spec.exchange_rounds)
+            steps = training * int(self._config.task.local_steps)
+            self._history.add(t, replica, steps, tested, z, time.monotonic() - self._began)
 
     def _note(self, name: str, replica: Replica, accusation: Accusation | None) -> None:
         if accusation is not None and replica.alarms.note(accusation):
@@ -289,52 +333,6 @@ class Simulation:
         del self._mixed[t]
         self.round = t + 1
         return True
-
-    # SP and SCSP in one run -------------------------------------------------------------------------
-    #
-    # SCSP trains as SP does and then gossips. Its evaluation after the last training round is the result of SP:
-    #
-    # 1. A node evaluates after it has saved that round. A run that resumes from exactly there evaluates again.
-    # 2. A checkpoint of a later round has other models, so the result is kept in a file. It is written when the last
-    #    node has evaluated, and therefore before all nodes have saved a later round.
-    # 3. A run that begins before that round removes the file, which is then of an earlier run in this folder.
-
-    def before_gossip(self) -> dict[str, Any] | None:
-        """The result of SP, or None if it was not measured.
-
-        Needs a run of SCSP that evaluates after its last training round, so ``run.evaluate_every`` must divide
-        ``run.rounds``.
-        """
-        return self._before_gossip
-
-    def _end_training(self, name: str, row: NodeResult, z: Floats) -> None:
-        self._trained[name] = row, z
-        if len(self._trained) < len(self._replicas):
-            return
-        sp = replace(self._config, algorithm=replace(self._config.algorithm, name="sp"))
-        rows, models = zip(*(self._trained[name] for name in self._replicas), strict=True)
-        self._before_gossip = result_file.summary(sp, rows, time.monotonic() - self._began, models)
-        self._trained = {}
-        if self._out is not None:
-            result_file.write(self._out / _BEFORE_GOSSIP, self._before_gossip)
-
-    def _read_before_gossip(self) -> dict[str, Any] | None:
-        if self._out is None or self.round <= self._config.run.rounds:
-            return None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept: dict[str, Any] = json.loads((self._out / _BEFORE_GOSSIP).read_text())
-            for row in kept["nodes"]:
-                self._replicas[row["node"]].stats.evaluation = Evaluation(row["test_accuracy"])
-            return kept
-        return None
-
-    def _begin_before_gossip(self) -> None:
-        rounds, every = self._config.run.rounds, self._config.run.evaluate_every
-        if self._out is not None and self.round < rounds:
-            (self._out / _BEFORE_GOSSIP).unlink(missing_ok=True)
-        if 0 < self.round == rounds < self.rounds and every and rounds % every == 0:
-            for name, replica in self._replicas.items():
-                self._perform(name, replica, Evaluate(rounds, replica.learner.look(rounds)))
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._replicas)

@@ -109,6 +109,7 @@ class TaskTrainer:
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
         self.rounds_per_epoch = run.rounds_per_epoch
+        self.parameter_counts = self._flat.size, self._flat.own_size
         self.tests_alike = data.test is not None and (not data.own or self._flat.own_size > 0)
 
     @property

@@ -183,7 +183,7 @@ def _play(
         before = _mass(learners.values())
         for node, learner in learners.items():
             received = [
-                learner.read(t, digraph.weight(peer), pushed[peer][1], pushed[peer][0])
+                learner.read(t, digraph.weight(peer, node), pushed[peer][1], pushed[peer][0])
                 for peer in digraph.in_neighbours(node)
             ]
             learner.mix_round(digraph.weight(node), received)

@@ -215,3 +215,26 @@ def test_wrong_usage_is_refused(tmp_path: Path, arguments: tuple[str, ...], reas
     assert done.returncode == 2
     assert reason in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    d2 = launch(tmp_path, "--nodes", "2", "--set", "algorithm.name=d2", "train.py")
+    assert (d2.returncode, d2.stdout) == (2, "")
+    assert "algorithm.name = d2: it assumes the same neighbours in every round" in d2.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "out")])
+def test_controller_that_does_not_start_leaves_no_results(
+    tmp_path: Path, out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of --out stays: it may be that of an earlier run."""
+    (tmp_path / "train.py").touch()
+    monkeypatch.setenv("EDGENODE_LOG_FORMAT", "xml")
+    done = launch(tmp_path, "--nodes", "1", *out, "train.py")
+    assert done.returncode == 1
+    assert "Invalid value for '--log-format'" in done.stdout
+    assert done.stderr == "edgenode: the controller ended with exit code 2; its last lines are above\n"
+    assert list((tmp_path / "runs").glob("*")) == []
+    assert (tmp_path / "out").exists() == bool(out)

@@ -46,7 +46,9 @@ def test_without_out_the_result_is_only_printed(tmp_path: Path, monkeypatch: pyt
     assert result.exit_code == 0
     assert "mean of 4 nodes" in result.stdout
     assert "2 rounds, " in result.stdout
-    assert result.stderr.startswith("round 2 of 2, 0 s left, loss ")
+    counts, round_of = result.stderr.splitlines()
+    assert counts == "node-0, node-1, node-2, node-3: shared_parameters=19338 local_parameters=0"
+    assert round_of.startswith("round 2 of 2, 0 s left, loss ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +108,7 @@ def test_ctrl_c_is_exit_code_130_and_prints_how_to_resume(
     monkeypatch.setattr(Simulation, "run", interrupted)
     result = run(*QUICK, *words)
     assert result.exit_code == 130
-    assert result.stderr == f"edgenode: 0 of 2 rounds done; {where}\nedgenode: interrupted\n"
+    assert result.stderr.endswith(f"edgenode: 0 of 2 rounds done; {where}\nedgenode: interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,25 @@ def test_usage_error_is_one_line_with_exit_code_2(words: tuple[str, ...], text: 
     (line,) = result.stderr.splitlines()
     assert line.startswith("edgenode: ")
     assert text in line
+
+
+def test_history_is_written_beside_the_result_and_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*QUICK, "--out", "one", "--history", "1", "--track", "tensorboard:board")
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in Path("one/history.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(path.name for path in Path("board").iterdir()) == [f"node-{i}" for i in range(4)]
+    seen = b"".join(path.read_bytes() for path in Path("board/node-0").iterdir())
+    assert b"bytes/sent" in seen
+    assert b"consensus_distance" in seen
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(("--history", "1"), "--history needs --out DIR"), (("--track", "tensorboard:b"), "--track needs --history N")],
+)
+def test_history_without_a_folder_is_refused(words: tuple[str, ...], expected: str) -> None:
+    result = run(*QUICK, *words)
+    assert result.exit_code == 2
+    assert expected in result.stderr

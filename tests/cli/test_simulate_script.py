@@ -101,22 +101,26 @@ def test_script_is_simulated_and_resumes_to_the_bit(fleet: Fleet) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "keys",
+    ("counts", "keys"),
     [
-        pytest.param(("algorithm.gossip_graph=one-peer-exponential", "run.checkpoint_every=4"), id="scsp"),
-        pytest.param(("task.objective=samples", 'task.shared=["0", "1"]', "algorithm.name=sp"), id="own parts"),
+        pytest.param(("0", "90"), ("algorithm.gossip_graph=one-peer-exponential", "run.checkpoint_every=4"), id="scsp"),
+        pytest.param(
+            ("18", "72"), ("task.objective=samples", 'task.shared=["0", "1"]', "algorithm.name=sp"), id="own parts"
+        ),
     ],
 )
-def test_simulation_is_bit_identical_to_a_launch(fleet: Fleet, keys: tuple[str, ...]) -> None:
+def test_simulation_is_bit_identical_to_a_launch(fleet: Fleet, counts: tuple[str, str], keys: tuple[str, ...]) -> None:
     write(fleet)
     command, *rest = words(settings=("run.rounds=12", "run.evaluate_every=4", "algorithm.share=0.3", *keys))
-    fleet.command(command, "--out", "simulated", *rest)
-    fleet.command("launch", "--out", "launched", *rest)
+    simulated = fleet.command(command, "--out", "simulated", *rest).stderr
+    launched_log = fleet.command("launch", "--out", "launched", *rest).stdout
     assert models(fleet.folder / "simulated") == models(fleet.folder / "launched")
     for i, row in enumerate(rows(fleet.folder / "simulated")):
         (launched,) = rows(fleet.folder / "launched" / f"node-{i}")
         same = "test_accuracy", "u", "rounds", "messages", "payload_bytes", "dense_bytes"
         assert [row[key] for key in same] == [launched[key] for key in same]
+    assert set(re.findall(r"data loaded +local_parameters=(\d+) .*shared_parameters=(\d+)", launched_log)) == {counts}
+    assert "node-0, node-1, node-2: shared_parameters={1} local_parameters={0}\n".format(*counts) in simulated
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from edgenode.core.algorithm.update_rules import SPARSE_PUSH
 from edgenode.core.topology.graph import Preset
 
 HALVES = CompressorDefinition(lambda settings: Compressor(keep_all, as_bfloat16), kept=lambda settings: 0.5)
-SLOW = AlgorithmDefinition(lambda: SPARSE_PUSH, "halves", "float32", balanced=True)
+SLOW = AlgorithmDefinition(lambda: SPARSE_PUSH, "halves", "float32", doubly_stochastic=True)
 STAR = Preset(lambda n: [[*((0, i) for i in range(1, n)), *((i, 0) for i in range(1, n))]], "through node 0")
 """
 
@@ -67,7 +67,7 @@ def test_compressor_of_a_package_is_used() -> None:
 def test_algorithm_of_a_package_gives_the_defaults_and_requirements() -> None:
     config = loaded(algorithm__name="slow-push")
     assert (config.algorithm.compressor, config.algorithm.values) == ("halves", "float32")
-    with pytest.raises(GraphError, match="slow-push cannot use chord: it is unbalanced"):
+    with pytest.raises(GraphError, match="slow-push cannot use chord: its weights are not doubly stochastic"):
         factory.check_graphs(loaded(algorithm__name="slow-push", topology__graphs="chord"))
     with pytest.raises(ConfigError, match=r"at most 2\.5, five times the kept share 0\.5"):
         loaded(algorithm__name="slow-push", algorithm__averaging_rate=2.6)

@@ -34,6 +34,7 @@ OTHER: dict[str, Any] = {
     "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
     "algorithm.options": {}, "topology.graphs": ("a", "graphs/ring.edges"),
     "topology.every": "100r",
+    "topology.weights": "uniform",
 }  # fmt: skip
 
 

@@ -70,6 +70,12 @@ def test_torch_of_a_board_vendor_is_accepted(tmp_path: Path, monkeypatch: pytest
         assert levels(list(machine.installed()))["packages"] == level
 
 
+def test_missing_reader_of_requirements_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    (found,) = [finding for finding in machine.installed() if finding.check == "packages"]
+    assert (found.level, found.text) == (Level.PROBLEM, "packaging is missing")
+
+
 # --- torch
 
 

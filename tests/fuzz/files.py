@@ -20,7 +20,8 @@ from edgenode.config.load import load
 from edgenode.core.algorithm.sparse_push import State
 from edgenode.core.protocol.controller.changes import requests_from_json, requests_to_json
 from edgenode.core.protocol.events import Persist, Rotate, Stop
-from edgenode.core.topology.graph import GraphSpec, parse_edges
+from edgenode.core.topology.edge_list import parse_edges
+from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.names import is_name, to_name
 from edgenode.net.enrolment_server import EnrolmentRequest
@@ -169,7 +170,9 @@ DECODERS = {
     "invite": Decoder(_text(Invite.parse), (_INVITE,)),
     "name": Decoder(_text(lambda text: is_name(text) and is_name(to_name(text))), (b"n0", b"-x", b"a b")),
     "dns-name": Decoder(_text(Subject.parse), (b"n0.node.edgenode", b"_41.operator.edgenode")),
-    "edges": Decoder(_text(lambda text: parse_edges("mine", text)), (b"n0 n1\nn1 -> n0 # ring\n",)),
+    "edges": Decoder(
+        _text(lambda text: parse_edges("mine", text)), (b"n0 n1\nn1 -> n0 # ring\n", b"0 -- 1 0.25\n1 -- n2 0.3")
+    ),
     "certificate": Decoder(_certificate, _pems()[1:2], share=5),
     "signing-request": Decoder(certificates.requested_key_id, _pems()[2:], share=5),
     "enrolment": Decoder(

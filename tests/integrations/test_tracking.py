@@ -28,9 +28,10 @@ for points in mesh.loop([torch.randn(8, 4) for _ in range(10)]):
 FAILS = "tracking fails, and the run continues"
 
 
-def launched(folder: Path, target: str) -> subprocess.CompletedProcess[str]:
+def launched(folder: Path, target: str, rounds: int = 60) -> subprocess.CompletedProcess[str]:
     (folder / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "edgenode", "launch", "--nodes", "2", "--out", "out", "--set", "run.rounds=60"]
+    length = f"run.rounds={rounds}"
+    command = [sys.executable, "-m", "edgenode", "launch", "--nodes", "2", "--out", "out", "--set", length]
     environ = {**os.environ, "EDGENODE_TRACK": target, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     done = subprocess.run(
         [*command, "train.py"], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
@@ -71,3 +72,30 @@ def test_wandb_of_a_launch(tmp_path: Path) -> None:
 def test_run_ends_well_with_a_tracker_that_fails(tmp_path: Path, package: str, target: str) -> None:
     pytest.importorskip(package)
     assert launched(tmp_path, target).stdout.count(FAILS) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # of mlflow
+def test_mlflow_runs_continue_when_the_launch_resumes(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    client = None
+    ids = list[dict[str, str]]()
+    for rounds in (60, 120):
+        assert FAILS not in launched(tmp_path, "mlflow:sqlite:///mlflow.db", rounds).stdout
+        client = client or mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+        (experiment,) = (known for known in client.search_experiments() if known.name.startswith("launch-"))
+        runs = client.search_runs([experiment.experiment_id])
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        ids.append({run.info.run_name: run.info.run_id for run in runs})
+    assert ids[0] == ids[1] and len(runs) == 3
+    steps = [metric.step for metric in client.get_metric_history(ids[0]["node-0"], "bytes/sent")]
+    assert steps == sorted(set(steps))
+    assert steps[0] <= 60 < steps[-1]
+
+
+def test_wandb_runs_continue_when_the_launch_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for rounds in (60, 120):
+        assert FAILS not in launched(tmp_path, "wandb:boards", rounds).stdout
+    folders = (tmp_path / "out" / "controller" / "wandb").glob("offline-run-*")
+    ids = [folder.name.rpartition("-")[2] for folder in folders]
+    assert (len(ids), len(set(ids))) == (6, 3)

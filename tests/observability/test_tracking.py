@@ -47,20 +47,28 @@ class Recorder:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # the state folder of `tracked`
     monkeypatch.setattr(tracking, "_SAMPLE_EVERY_S", 0.02)
     monkeypatch.setattr(tracking, "_BUSY_S", 0.2)
     monkeypatch.setattr(tracking, "_QUIET_S", 0.05)
 
 
 async def tracked(
-    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, *statuses: ClusterStatus, until_warned: bool = False
+    tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+    *statuses: ClusterStatus,
+    until_warned: bool = False,
+    resumed: bool = False,
+    config: Config = CONFIG,
 ) -> list[Any]:
     """Track a run with these statuses, one after the other, and return what was logged."""
     monkeypatch.setattr(tracking, "open_tracker", lambda *_: tracker)
     current = list(statuses)
     with structlog.testing.capture_logs() as logs:
-        tracker_of_run = Tracking("wandb", CONFIG, Path(), lambda: current.pop(0) if len(current) > 1 else current[0])
+        tracker_of_run = Tracking(
+            "wandb", config, Path(), lambda: current.pop(0) if len(current) > 1 else current[0], lambda: resumed
+        )
         task = asyncio.create_task(tracker_of_run.run())
         await peer_ends.until(lambda: len(current) == 1 and (bool(logs) or not until_warned))
         await asyncio.sleep(0.2)  # the last status is sampled again and again
@@ -76,6 +84,33 @@ async def test_round_is_passed_on_once_and_without_unknown_values(monkeypatch: p
     assert [(node, t) for node, t, _ in tracker.logged] == [("n0", 5), ("n0", 6), ("cluster", 6)]
     assert tracker.logged[0][2]["loss"] == 0.2 and "accuracy" not in tracker.logged[0][2]
     assert tracker.closed == [True]
+
+
+async def test_rounds_that_a_resumed_run_repeats_are_not_passed_on_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    await tracked(Recorder(), monkeypatch, a_status(5), a_status(10))
+    again = Recorder()
+    await tracked(again, monkeypatch, *(a_status(t) for t in (8, 9, 10, 11)), resumed=True)
+    assert [t for _, t, _ in again.logged] == [11]
+
+
+@pytest.mark.parametrize(
+    ("resumed", "config"), [(False, CONFIG), (True, Config(run=RunSection(cluster="home", seed=3)))]
+)
+async def test_new_run_in_the_folder_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, resumed: bool, config: Config
+) -> None:
+    await tracked(Recorder(), monkeypatch, a_status(10))
+    other = Recorder()
+    await tracked(other, monkeypatch, a_status(4), resumed=resumed, config=config)
+    assert [t for _, t, _ in other.logged] == [4]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"of": 3}', '{"of": ["wandb", "home"], "ids": []}'])
+async def test_broken_note_of_the_last_round_counts_as_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    await asyncio.to_thread(Path("tracking.json").write_text, text)
+    tracker = Recorder()
+    assert not await tracked(tracker, monkeypatch, a_status(4), resumed=True)
+    assert [t for _, t, _ in tracker.logged] == [4]
 
 
 async def test_named_metrics_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +159,17 @@ def test_missing_extra_is_named_with_the_remedy(target: str, package: str, monke
         checked_target(target)
 
 
-def logged(target: str, folder: Path, ended_well: bool = True) -> None:
-    tracker = open_tracker(checked_target(target), CONFIG, folder)
-    for t in (5, 10):
+def logged(
+    target: str,
+    folder: Path,
+    ended_well: bool = True,
+    ids: dict[str, str] | None = None,
+    rounds: tuple[int, ...] = (5, 10),
+) -> None:
+    tracker = open_tracker(checked_target(target), CONFIG, folder, {} if ids is None else ids)
+    for t in rounds:
         tracker.log("n0", t, {"loss": 1 / t, "bytes/sent": 10.0 * t})
-    tracker.log("../../n1", 10, {"loss": 0.5})
+    tracker.log("../../n1", rounds[-1], {"loss": 0.5})
     tracker.close(ended_well)
 
 
@@ -182,3 +223,36 @@ def test_wandb_has_a_run_for_each_node(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(b"boards" in run and b"home" in run for run in written())
     assert [b"bytes/sent" in run for run in written()].count(True) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"wandb"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of mlflow
+def test_mlflow_continues_the_runs_that_are_there(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    uri, ids = f"sqlite:///{tmp_path / 'mlflow.db'}", dict[str, str]()
+    logged(f"mlflow:{uri}", tmp_path, ended_well=False, ids=ids)
+    client, before = MlflowClient(tracking_uri=uri), dict(ids)
+    assert before.keys() == {"n0", "../../n1"}
+    client.delete_run(before["../../n1"])
+    logged(f"mlflow:{uri}", tmp_path, ids=ids, rounds=(15, 20))
+    runs = client.search_runs([client.get_experiment_by_name("home").experiment_id])
+    assert {run.info.run_id: run.info.status for run in runs} == dict.fromkeys(ids.values(), "FINISHED")
+    assert (ids["n0"], ids["../../n1"]) == (before["n0"], ids["../../n1"])
+    assert ids["../../n1"] != before["../../n1"], "it was deleted"
+    assert [m.step for m in client.get_metric_history(ids["n0"], "loss")] == [5, 10, 15, 20]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of wandb
+def test_wandb_continues_the_runs_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    ids = dict[str, str]()
+    logged("wandb:boards", tmp_path, ended_well=False, ids=ids)
+    (tmp_path / "again").mkdir()
+    logged("wandb:boards", tmp_path / "again", ids=ids, rounds=(15, 20))
+    for folder in (tmp_path, tmp_path / "again"):
+        written = (folder / "wandb").glob("offline-run-*")
+        assert {path.name.rpartition("-")[2] for path in written} == set(ids.values())

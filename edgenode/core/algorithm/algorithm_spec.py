@@ -99,7 +99,9 @@ def gossip_rounds_needed(spec: GraphSpec, nodes: int, tolerance: float) -> int:
     Raises:
         ConfigError: 10,000 rounds are not enough.
     """
-    period = spec.period(tuple(f"{i:06d}" for i in range(nodes)))
+    named = sorted({end for edge in spec.edges or () for end in edge})
+    period = spec.period(tuple(named or (f"{i:06d}" for i in range(nodes))))
+    nodes = len(period[0].nodes)
     product = np.eye(nodes)
     for k in range(_MAX_GOSSIP_ROUNDS):
         if np.abs(nodes * product / product.sum(axis=1, keepdims=True) - 1).max() <= tolerance:

@@ -64,7 +64,7 @@ class AlgorithmDefinition:
         values: the default of algorithm.values. None leaves it to the compressor.
         only: the reason why it allows only the default compressor and values. Empty if it allows others.
         blocks: a round may exchange one block of the model.
-        balanced: every graph must be balanced, because the algorithm has no push-sum weights.
+        doubly_stochastic: the rows of W must sum to 1 as its columns do, because the algorithm has no push-sum weights.
         gossips: it ends with algorithm.gossip_rounds rounds without training and compression.
         communicates: nodes exchange messages.
         options: its own keys, with their defaults, which [algorithm.options] overrides.
@@ -79,7 +79,7 @@ class AlgorithmDefinition:
     values: str | None = "int8"
     only: str = ""
     blocks: bool = False
-    balanced: bool = False
+    doubly_stochastic: bool = False
     gossips: bool = False
     communicates: bool = True
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -168,11 +168,11 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "sgp": AlgorithmDefinition(_sparse_push, "identity", "float32", only=_WHOLE.format("sp")),
     "quant-sgp": AlgorithmDefinition(_difference, "identity"),
     "d-psgd": AlgorithmDefinition(
-        _sparse_push, "identity", "float32", only=_WHOLE.format("deep-squeeze"), balanced=True
+        _sparse_push, "identity", "float32", only=_WHOLE.format("deep-squeeze"), doubly_stochastic=True
     ),
-    "d2": AlgorithmDefinition(_d2, "identity", "float32", balanced=True),
-    "deep-squeeze": AlgorithmDefinition(_sparse_push, balanced=True),
-    "choco-sgd": AlgorithmDefinition(_difference, balanced=True),
-    "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2", balanced=True),
+    "d2": AlgorithmDefinition(_d2, "identity", "float32", doubly_stochastic=True),
+    "deep-squeeze": AlgorithmDefinition(_sparse_push, doubly_stochastic=True),
+    "choco-sgd": AlgorithmDefinition(_difference, doubly_stochastic=True),
+    "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2"),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
 }

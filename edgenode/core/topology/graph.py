@@ -6,6 +6,7 @@ An edge list names its nodes and does not adapt.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -14,11 +15,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenode.core.topology import allreduce
+from edgenode.core.topology import allreduce, doubling, halving
+from edgenode.core.topology.weights import OUT_DEGREE, RULES, check_given, check_undirected, kept_share, weights_of
 from edgenode.core.wording import listed
 from edgenode.errors import GraphError
 
 MAX_EDGES = 1 << 15
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,29 @@ class Digraph:
 
     Attributes:
         leaving: nodes in their last round. Each has one edge, to its hand-off target, and no self-loop.
+        counts: (sender, weight), where groups merge: the weight of its message at itself and at each receiver. Rows of
+            W then sum to 1, and columns do not.
+        rule: the rule of the other weights, one of `weights.RULES`.
+        given: edges with weights of their own, to which no rule applies: all edges but those of leaving nodes, or none.
 
     Raises:
-        GraphError: an edge names an unknown node, or is a self-loop.
+        GraphError: an edge names an unknown node, or is a self-loop, or the weights do not fit.
     """
 
     nodes: tuple[str, ...]
     edges: frozenset[tuple[str, str]]
     leaving: frozenset[str] = frozenset()
+    counts: tuple[tuple[str, float], ...] = ()
+    rule: str = OUT_DEGREE
+    given: frozenset[tuple[tuple[str, str], float]] = frozenset()
 
     def __post_init__(self) -> None:
         nodes = set(self.nodes)
         wrong = [(s, r) for s, r in self.edges if s == r or s not in nodes or r not in nodes]
-        for sender, receiver in sorted(wrong):
-            for end in (sender, receiver):
-                if end not in nodes:
-                    raise GraphError(f"edge {sender}->{receiver} names an unknown node {end!r}")
-            raise GraphError(f"edge {sender}->{receiver} is a self-loop; every node has one already")
+        if wrong:
+            raise GraphError(_refusal(sorted(wrong), nodes))
+        check_undirected(self.rule, frozenset(edge for edge in self.edges if edge[0] not in self.leaving))
+        check_given(dict(self.given))
 
     @cached_property
     def _out(self) -> dict[str, tuple[str, ...]]:
@@ -53,6 +62,10 @@ class Digraph:
     def _in(self) -> dict[str, tuple[str, ...]]:
         return _grouped((receiver, sender) for sender, receiver in self.edges)
 
+    @cached_property
+    def _counts(self) -> dict[str, float]:
+        return dict(self.counts)
+
     def out_neighbours(self, node: str) -> tuple[str, ...]:
         """Receivers of this node's pushes, sorted. Empty for a node that is not in the graph."""
         return self._out.get(node, ())
@@ -61,29 +74,49 @@ class Digraph:
         """Senders that this node waits for, sorted. Empty for a node that is not in the graph."""
         return self._in.get(node, ())
 
-    def weight(self, sender: str) -> float:
-        """The weight that a sender gives to itself and to each out-neighbour: 1 / (out-degree + 1), a column of W.
+    @cached_property
+    def _weights(self) -> dict[tuple[str, str], float]:
+        if self.given:
+            return dict(self.given)
+        return weights_of(self.rule, {node: out for node, out in self._out.items() if node not in self.leaving})
 
-        A leaving node gives everything to its hand-off target.
+    def weight(self, sender: str, receiver: str | None = None) -> float:
+        """W[receiver, sender]: the share of its message that a sender gives to a receiver, or keeps if none is named.
+
+        A leaving node gives everything to its hand-off target. Where groups merge, a message counts as its group does.
         """
         if sender in self.leaving:
             return 1.0
-        return 1.0 / (len(self.out_neighbours(sender)) + 1)
+        if sender in self._counts:
+            return self._counts[sender]
+        if receiver is not None and receiver != sender:
+            return self._weights[sender, receiver]
+        return kept_share([self._weights[sender, out] for out in self.out_neighbours(sender)])
 
     def mixing_matrix(self) -> NDArray[np.float64]:
-        """W[receiver, sender] over the sorted nodes, [n, n]. Every column sums to 1 (section 8.1, assumption 2)."""
+        """W[receiver, sender] over the sorted nodes, [n, n].
+
+        Every column sums to 1 (section 8.1, assumption 2), unless a message counts as its group does.
+        """
         position = {node: i for i, node in enumerate(self.nodes)}
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         for sender in self.nodes:
             itself = () if sender in self.leaving else (sender,)
             for receiver in (*itself, *self.out_neighbours(sender)):
-                matrix[position[receiver], position[sender]] = self.weight(sender)
+                matrix[position[receiver], position[sender]] = self.weight(sender, receiver)
         return matrix
 
+    def received_mass(self) -> dict[str, float]:
+        """The sum of each row of W: how much a node has after a round in which all nodes had 1."""
+        mass = {node: 0.0 if node in self.leaving else self.weight(node) for node in self.nodes}
+        for sender, receiver in sorted(self.edges):
+            mass[receiver] += self.weight(sender, receiver)
+        return mass
+
     @property
-    def balanced(self) -> bool:
+    def is_doubly_stochastic(self) -> bool:
         """Return whether the rows of W sum to 1 too. Each node then receives as much as it sends, and u stays 1."""
-        return bool(np.allclose(self.mixing_matrix().sum(axis=1), 1.0, rtol=0, atol=1e-9))
+        return not self.counts and all(abs(mass - 1) <= 1e-9 for mass in self.received_mass().values())
 
     def unreachable_pairs(self) -> list[tuple[str, str]]:
         """Every (from, to) without a directed path. Empty exactly if the graph is strongly connected."""
@@ -97,15 +130,37 @@ class Digraph:
     def handing_over(self, handoffs: Mapping[str, str]) -> Digraph:
         """This graph in the last round of some nodes: they receive no push, and push only to a hand-off target."""
         stay = {(s, r) for s, r in self.edges if s not in handoffs and r not in handoffs}
-        return Digraph(self.nodes, frozenset(stay | set(handoffs.items())), frozenset(handoffs))
+        given = frozenset((edge, weight) for edge, weight in self.given if edge in stay)
+        return replace(self, edges=frozenset(stay | set(handoffs.items())), leaving=frozenset(handoffs), given=given)
 
     def lacking(self, links: Iterable[tuple[str, str]]) -> Digraph:
-        """This graph without some edges. Those that it does not have do not matter."""
-        return replace(self, edges=self.edges - frozenset(links))
+        """This graph without some edges. Those that it does not have do not matter.
+
+        Raises:
+            GraphError: the weights are for an undirected graph, and it would not be one.
+        """
+        gone = frozenset(links)
+        given = frozenset((edge, weight) for edge, weight in self.given if edge not in gone)
+        return replace(self, edges=self.edges - gone, given=given)
 
     def union(self, other: Digraph) -> Digraph:
-        """The graph with the edges of both, over the nodes of this one."""
+        """The graph with the edges of both, over the nodes of this one, with the default weights."""
         return Digraph(self.nodes, self.edges | other.edges)
+
+
+def _refusal(edges: Sequence[tuple[str, str]], nodes: set[str]) -> str:
+    """Why each of these edges is refused."""
+    reasons = []
+    for sender, receiver in edges[:_SHOWN]:
+        unknown = [repr(end) for end in dict.fromkeys((sender, receiver)) if end not in nodes]
+        what = (
+            f"names an unknown node {' and '.join(unknown)}"
+            if unknown
+            else "is a self-loop; every node has one already"
+        )
+        reasons.append(f"edge {sender}->{receiver} {what}")
+    more = f"; and {len(edges) - _SHOWN} more" if len(edges) > _SHOWN else ""
+    return "; ".join(reasons) + more
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
@@ -144,30 +199,6 @@ def _complete(n: int) -> list[list[tuple[int, int]]]:
     return [[(i, j) for i in range(n) for j in range(n) if i != j]]
 
 
-def _halving(n: int) -> list[list[tuple[int, int]]]:
-    """Push-sum over these rounds averages n nodes exactly, for every n, in log2 n rounds, rounded up.
-
-    1. A part of the nodes with the sums X of x and U of u is divided into halves A and B. Sizes differ by at most one.
-    2. Each node pushes once into the other half. It keeps one half of its x and u, and the other half arrives there. So
-       A and B have the sums X / 2 and U / 2 each, whatever single nodes have.
-    3. The next rounds do the same in A and in B. A part of one node is left with X / 2^k and U / 2^k, so its z = x / u
-       is X / U, the average of all.
-
-    If n is a power of two, the nodes of a round exchange in pairs, and every u stays 1.
-    """
-    rounds, parts = [], [range(n)]
-    while any(len(part) > 1 for part in parts):
-        halves = [(part[: (len(part) + 1) // 2], part[(len(part) + 1) // 2 :]) for part in parts]
-        rounds.append([edge for a, b in halves if b for edge in _across(a, b)])
-        parts = [half for pair in halves for half in pair if half]
-    return rounds or [[]]
-
-
-def _across(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
-    """One push of every node into the other half. ``a`` is as long as ``b``, or longer by one."""
-    return [(sender, b[i % len(b)]) for i, sender in enumerate(a)] + list(zip(b, a, strict=False))
-
-
 @dataclass(frozen=True)
 class Preset:
     """A graph for any number of nodes.
@@ -176,10 +207,13 @@ class Preset:
         edges: given n >= 1, one period of edge lists over the positions 0 to n - 1, with one list per round. Raises a
             GraphError for a number of nodes that it does not fit.
         meaning: a line that describes it.
+        weights: given n, the weight of each position's message in each round, if groups merge. Only algorithms whose
+            exchange takes a period can use that. None is 1 / (out-degree + 1).
     """
 
     edges: Callable[[int], Sequence[Sequence[tuple[int, int]]]]
     meaning: str
+    weights: Callable[[int], Sequence[Mapping[int, float]]] | None = None
 
 
 def _two_way(n: int) -> list[list[tuple[int, int]]]:
@@ -206,7 +240,14 @@ PRESETS: dict[str, Preset] = {
         lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
         "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
     ),
-    "halving": Preset(_halving, "one push per round, into the other half of ever smaller parts: exact for every n"),
+    "halving": Preset(
+        halving.edges, "one push per round, into the other half of ever smaller parts: exact for every n"
+    ),
+    doubling.NAME: Preset(
+        doubling.edges,
+        "groups merge, one message to each node per round: DiLoCo averages any n exactly",
+        doubling.weights,
+    ),
     allreduce.NAME: Preset(
         allreduce.edges, "one push per round, ever shorter and then ever longer hops: the last phase sums parts over it"
     ),
@@ -219,25 +260,32 @@ PRESETS: dict[str, Preset] = {
 class GraphSpec:
     """A graph as an operator names it: a preset, or a named list of edges over node ids.
 
+    Attributes:
+        rule: the rule of the weights.
+        given: the weight of each edge, in the order of ``edges``. Empty for those of the rule.
+
     Raises:
-        GraphError: no such preset, or a duplicate edge.
+        GraphError: no such preset or rule, a duplicate edge, or the weights do not fit.
     """
 
     name: str
     edges: tuple[tuple[str, str], ...] | None = None
+    rule: str = OUT_DEGREE
+    given: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.rule not in RULES or len(self.given) not in (0, len(self.edges or ())):
+            raise GraphError(f"graph {self.name!r} has {len(self.given)} weights and the rule {self.rule!r}")
         if self.edges is None:
             if self.name not in PRESETS:
                 near = get_close_matches(self.name, PRESETS, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise GraphError(f"no graph named {self.name!r}; {hint}presets are {', '.join(PRESETS)}")
             return
-        seen: set[tuple[str, str]] = set()
-        for sender, receiver in self.edges:
-            if (sender, receiver) in seen:
-                raise GraphError(f"graph {self.name!r} lists the edge {sender}->{receiver} twice")
-            seen.add((sender, receiver))
+        if twice := sorted(edge for edge, count in Counter(self.edges).items() if count > 1):
+            edges = listed([f"{s}->{r}" for s, r in twice], _SHOWN)
+            raise GraphError(f"graph {self.name!r} lists the edge{'s' if len(twice) > 1 else ''} {edges} twice")
+        check_given(dict(zip(self.edges, self.given, strict=False)))
 
     def period(self, members: tuple[str, ...]) -> tuple[Digraph, ...]:
         """The digraphs of consecutive rounds, which repeat. A static graph has one.
@@ -248,20 +296,25 @@ class GraphSpec:
         return _period(self, members)
 
     def plain(self) -> list[object]:
-        """Name and edges as JSON has them."""
-        return [self.name, None if self.edges is None else [list(edge) for edge in self.edges]]
+        """Name and edges as JSON has them, and the weights if they are not the default."""
+        weights: list[object] = [list(self.given)] if self.given else [self.rule] if self.rule != OUT_DEGREE else []
+        return [self.name, None if self.edges is None else [list(edge) for edge in self.edges], *weights]
 
     def among(self, members: tuple[str, ...]) -> GraphSpec:
         """This graph without the edges of other nodes. A preset fits any members."""
         if self.edges is None:
             return self
-        return replace(self, edges=tuple((s, r) for s, r in self.edges if s in members and r in members))
+        known = set(members)
+        places = [place for place, edge in enumerate(self.edges) if known.issuperset(edge)]
+        given = tuple(self.given[place] for place in places) if self.given else ()
+        return replace(self, edges=tuple(self.edges[place] for place in places), given=given)
 
 
 @lru_cache(maxsize=256)
 def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     if spec.edges is not None:
-        return (Digraph(members, frozenset(spec.edges)),)
+        given = frozenset(zip(spec.edges, spec.given, strict=True)) if spec.given else frozenset()
+        return (Digraph(members, frozenset(spec.edges), rule=spec.rule, given=given),)
     node = dict(enumerate(members))
     try:
         period = [frozenset((node[i], node[j]) for i, j in edges) for edges in PRESETS[spec.name].edges(len(members))]
@@ -272,26 +325,19 @@ def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     except Exception as exc:  # the preset may be an extension's
         reason = f"{type(exc).__name__}: {exc}"
         raise GraphError(f"graph {spec.name} cannot be made for {len(members)} nodes: {reason}") from exc
-    return tuple(Digraph(members, edges) for edges in period)
+    weights = PRESETS[spec.name].weights
+    if weights is not None:
+        return tuple(_counting(Digraph(members, e), w) for e, w in zip(period, weights(len(members)), strict=True))
+    try:
+        return tuple(Digraph(members, edges, rule=spec.rule) for edges in period)
+    except GraphError as exc:
+        raise GraphError(f"graph {spec.name}: {exc}") from exc
 
 
-def parse_edges(name: str, text: str) -> GraphSpec:
-    """Parse an edge list: one ``sender receiver`` (or ``sender -> receiver``) per line. # starts a comment.
-
-    Raises:
-        GraphError: a malformed line, with its number, a duplicate edge, or no edge at all.
-    """
-    edges = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].replace("->", " ").replace(",", " ").split()
-        if not words:
-            continue
-        if len(words) != 2:
-            raise GraphError(f"{name}, line {number}: expected 'sender receiver', got {line.strip()!r}")
-        edges.append((words[0], words[1]))
-    if not edges:
-        raise GraphError(f"{name} lists no edge")
-    return GraphSpec(name, tuple(edges))
+def _counting(graph: Digraph, weights: Mapping[int, float]) -> Digraph:
+    """A graph with the weights of its positions, as far as they differ from the usual ones."""
+    by_name = ((graph.nodes[i], weight) for i, weight in sorted(weights.items()))
+    return replace(graph, counts=tuple((node, weight) for node, weight in by_name if weight != graph.weight(node)))
 
 
 def describe_unreachable(pairs: Iterable[tuple[str, str]], limit: int = 6) -> str:

@@ -151,5 +151,5 @@ def _lacking(spec: GraphSpec, members: tuple[str, ...], links: tuple[Link, ...])
 
 def _require_connected(graphs: list[Digraph], names: list[str]) -> None:
     edges = frozenset[tuple[str, str]]().union(*(graph.edges for graph in graphs))
-    if pairs := replace(graphs[0], edges=edges).unreachable_pairs():
+    if pairs := Digraph(graphs[0].nodes, edges).unreachable_pairs():
         raise GraphError(f"{'+'.join(names)} is not strongly connected: no path {describe_unreachable(pairs)}")

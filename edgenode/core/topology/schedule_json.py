@@ -6,6 +6,7 @@ from typing import Any
 
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
+from edgenode.core.topology.weights import OUT_DEGREE
 from edgenode.names import RULE, is_name
 
 MOST = 1 << 48  # of rounds, samples, and whatever else a record counts
@@ -36,7 +37,7 @@ def schedule_from_json(value: dict[str, Any]) -> Schedule:
 
 
 def graphs_json(graphs: tuple[GraphSpec, ...]) -> list[Any]:
-    """Each graph as [name, edges], with null for the edges of a preset."""
+    """Each graph as [name, edges], with null for the edges of a preset, and weights if they are not the default."""
     return [spec.plain() for spec in graphs]
 
 
@@ -46,8 +47,20 @@ def graphs_from_json(value: list[Any]) -> tuple[GraphSpec, ...]:
 
 
 def _spec_from_json(value: list[Any]) -> GraphSpec:
-    graph, edges = value
-    return GraphSpec(text(graph), None if edges is None else tuple((name(a), name(b)) for a, b in edges))
+    graph, edges, *weights = value
+    if len(weights) > 1:
+        raise ValueError(f"a graph has a name, edges and weights, and not {len(value)} parts")
+    named = None if edges is None else tuple((name(a), name(b)) for a, b in edges)
+    if weights and isinstance(weights[0], list):
+        return GraphSpec(text(graph), named, given=tuple(_number(weight) for weight in weights[0]))
+    return GraphSpec(text(graph), named, text(weights[0]) if weights else OUT_DEGREE)
+
+
+def _number(value: object) -> float:
+    """The value if it is a number that is not whole. Raises TypeError."""
+    if type(value) is not float:
+        raise TypeError(f"expected a weight, got {value!r}")
+    return value
 
 
 def text(value: object) -> str:

@@ -75,4 +75,4 @@ def mix_coefficients(state: State, own: Sent, self_weight: float, received: Sequ
 
 WAVELET = replace(DIFFERENCE, begin=begin_known_coefficients, compress=compress_coefficients, mix=mix_coefficients)
 
-DEFINITION = AlgorithmDefinition(lambda: WAVELET, balanced=True)
+DEFINITION = AlgorithmDefinition(lambda: WAVELET, doubly_stochastic=True)

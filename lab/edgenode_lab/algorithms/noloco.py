@@ -71,4 +71,4 @@ NOLOCO = replace(
     check_graph=require_symmetric,
 )
 
-DEFINITION = AlgorithmDefinition(lambda: NOLOCO, "identity", "float32", balanced=True)
+DEFINITION = AlgorithmDefinition(lambda: NOLOCO, "identity", "float32", doubly_stochastic=True)

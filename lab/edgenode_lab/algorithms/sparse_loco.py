@@ -40,4 +40,4 @@ def compress_with_decay(state: State, compressor: Compressor, layout: Layout, rn
 
 SPARSE_LOCO = replace(DIFFERENCE, begin=begin_known, compress=compress_with_decay)
 
-DEFINITION = AlgorithmDefinition(lambda: SPARSE_LOCO, values="fitted2", balanced=True)
+DEFINITION = AlgorithmDefinition(lambda: SPARSE_LOCO, values="fitted2", doubly_stochastic=True)

@@ -10,4 +10,4 @@ SPARTA = replace(SPARSE_PUSH, keeps=(), fixed=True, default_rate=lambda kept, co
 """SPARTA (Beton et al. 2025, Sparse Parameter Averaging): x[S] = W x-hat[S] for the entries S of this round, which are
 the same at every node. The other entries stay. u counts for all entries, so the members must not change."""
 
-DEFINITION = AlgorithmDefinition(lambda: SPARTA, "shuffled", "float32", balanced=True)
+DEFINITION = AlgorithmDefinition(lambda: SPARTA, "shuffled", "float32", doubly_stochastic=True)

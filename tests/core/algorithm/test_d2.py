@@ -98,7 +98,7 @@ def test_symmetric_weights_are_stable_above_minus_a_third(smallest: float) -> No
 
 
 def d2(rate: float) -> Requirements:
-    return Requirements("d2", balanced=True, fixed=True, averaging_rate=rate, check_graph=D2.check_graph)
+    return Requirements("d2", doubly_stochastic=True, fixed=True, averaging_rate=rate, check_graph=D2.check_graph)
 
 
 def test_d2_takes_symmetric_graphs_at_half_the_rate() -> None:

@@ -38,10 +38,10 @@ def test_diloco_sends_later_what_a_message_left_out() -> None:
     assert np.abs(models - START - RATE / (1 - MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
 
 
-def diloco_in_pairs(nodes: int, c: Compress) -> Iterator[Matrix]:
+def diloco_in_pairs(nodes: int, graph: str, c: Compress) -> Iterator[Matrix]:
     """The exchange takes log2 n rounds. After each, theta is the outer step with the mean of the changes so far."""
     theta, momentum, rest = np.tile(START, (nodes, 1)), np.zeros((nodes, LAYOUT.size)), np.zeros((nodes, LAYOUT.size))
-    matrices = [digraph.mixing_matrix() for digraph in GraphSpec("halving").period(names(nodes))]
+    matrices = [digraph.mixing_matrix() for digraph in GraphSpec(graph).period(names(nodes))]
     while True:
         begun, change, rest = theta, rest + towards_optima(0, theta), np.zeros_like(rest)
         for w in matrices:
@@ -52,42 +52,73 @@ def diloco_in_pairs(nodes: int, c: Compress) -> Iterator[Matrix]:
         momentum = MOMENTUM * momentum + change
 
 
-@pytest.mark.parametrize("nodes", [2, 4])
+@pytest.mark.parametrize(
+    ("nodes", "graph"), [(2, "halving"), (4, "halving"), *((n, "doubling") for n in (3, 4, 5, 6, 7, 9))]
+)
 @pytest.mark.parametrize("settings", [{**TOP, **FLOAT, "averaging_rate": RATE}, FLOAT])
-def test_diloco_in_pairs_equals_its_matrix_form(nodes: int, settings: dict[str, object]) -> None:
-    spec = spec_of(nodes, name="diloco", graph="halving", **settings)
-    ours = play(learners_of(spec, nodes=nodes), "halving", range(spec.rounds))
-    for x, theirs in zip(ours, diloco_in_pairs(nodes, compressed_by(spec)), strict=False):
+def test_diloco_in_pairs_equals_its_matrix_form(nodes: int, graph: str, settings: dict[str, object]) -> None:
+    spec = spec_of(nodes, name="diloco", graph=graph, rounds=12, **settings)
+    ours = play(learners_of(spec, nodes=nodes), graph, range(spec.rounds))
+    for x, theirs in zip(ours, diloco_in_pairs(nodes, graph, compressed_by(spec)), strict=False):
         assert np.abs(x - theirs).max() < 2e-4
 
 
+def move(t: int, z: Matrix) -> Matrix:
+    """Any local steps."""
+    return 0.1 * np.random.default_rng(t).standard_normal(z.shape)
+
+
 @pytest.mark.parametrize("compressor", ["topk", "identity", "random"])
-@pytest.mark.parametrize("nodes", [2, 4, 8])
+@pytest.mark.parametrize("nodes", [*range(2, 10), 12, 16])
 def test_diloco_in_pairs_ends_every_exchange_with_one_model_to_the_bit(nodes: int, compressor: str) -> None:
-    spec = spec_of(nodes, name="diloco", graph="halving", compressor=compressor, share=0.2, rounds=24)
-
-    def move(t: int, z: Matrix) -> Matrix:
-        return 0.1 * np.random.default_rng(t).standard_normal(z.shape)
-
-    played = list(play(learners_of(spec, nodes=nodes), "halving", range(spec.rounds), move))
+    spec = spec_of(nodes, name="diloco", graph="doubling", compressor=compressor, share=0.2, rounds=12)
+    played = list(play(learners_of(spec, nodes=nodes), "doubling", range(spec.rounds), move))
     for models in played[spec.exchange_rounds - 1 :: spec.exchange_rounds]:
         assert (models == models[0]).all()
-    assert spec.exchange_rounds == nodes.bit_length() - 1
+    assert spec.exchange_rounds == (nodes - 1).bit_length()
     assert nodes == 2 or not (played[0] == played[0][0]).all()
+
+
+@pytest.mark.parametrize("compressor", ["topk", "identity", "random"])
+@pytest.mark.parametrize("values", ["fitted1", "fitted2", "coded3", "int8"])
+@pytest.mark.parametrize("nodes", [2, 3, 5, 7, 12])
+def test_no_change_is_lost(nodes: int, values: str, compressor: str) -> None:
+    """What was applied, and the mean of what is kept, are the mean of all local changes, after every exchange."""
+    spec = spec_of(nodes, name="diloco", graph="doubling", compressor=compressor, share=0.2, values=values, rounds=12)
+    learners = learners_of(spec, nodes=nodes)
+    changed, applied, exchange = np.zeros(LAYOUT.size), np.zeros(LAYOUT.size), spec.exchange_rounds
+    for t, _ in enumerate(play(learners, "doubling", range(spec.rounds), move)):
+        if t % exchange == 0:
+            changed += move(t, np.zeros((nodes, LAYOUT.size))).mean(axis=0)
+        if (t + 1) % exchange == 0:
+            applied += learners[0].state.kept["change"]
+            rest = np.mean([learner.state.kept["rest"] for learner in learners], axis=0, dtype=np.float64)
+            assert np.abs(applied + rest - changed).max() < 5e-6
+    assert values == "int8" or np.abs(rest).max() > 1e-2, "nothing is left out"
+
+
+def test_power_of_two_sends_the_same_bits_on_doubling_and_halving() -> None:
+    spec = spec_of(8, name="diloco", graph="doubling", rounds=12)
+    runs = [
+        list(play(learners_of(spec, nodes=8), graph, range(spec.rounds), move)) for graph in ("doubling", "halving")
+    ]
+    assert np.array_equal(*runs)
 
 
 def test_diloco_in_pairs_sends_later_what_any_of_its_messages_left_out() -> None:
     """After one local step, the models come to rest where they would be without compression."""
-    spec = spec_of(4, name="diloco", graph="halving", compressor="topk", share=0.2, rounds=200)
-    *_, models = play(learners_of(spec, nodes=4), "halving", range(spec.rounds), one_step)
-    moved = towards_optima(0, np.tile(START, (4, 1))).mean(axis=0)
+    spec = spec_of(3, name="diloco", graph="doubling", compressor="topk", share=0.2, rounds=200)
+    *_, models = play(learners_of(spec, nodes=3), "doubling", range(spec.rounds), one_step)
+    moved = towards_optima(0, np.tile(START, (3, 1))).mean(axis=0)
     assert np.abs(models - START - RATE / (1 - MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
 
 
 @pytest.mark.parametrize(("graph", "nodes"), [("two-way", 4), ("a", 4), ("one-peer-exponential", 4), ("halving", 6)])
 def test_diloco_refuses_graphs_on_which_models_would_part(graph: str, nodes: int) -> None:
     config = load(None, {"algorithm.name": "diloco", "topology.graphs": graph, "run.nodes": nodes}, {})
-    with pytest.raises(GraphError, match=f"cannot use {graph} with {nodes} nodes: .* same model; use complete, or"):
+    with pytest.raises(
+        GraphError, match=f"cannot use {graph} with {nodes} nodes: .* same model; use complete or doubling"
+    ):
         factory.check_graphs(config)
 
 

@@ -16,11 +16,15 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
 ANY = Requirements()
+EXCHANGES = Requirements("diloco", fixed=True, spans_period=True)
 
 
 def mine(edges: str, name: str = "mine") -> GraphSpec:
     """An edge list: "01 12" is 0->1, 1->2."""
     return GraphSpec(name, tuple((pair[0], pair[1]) for pair in edges.split()))
+
+
+EXCHANGES = Requirements("diloco", fixed=True, spans_period=True)
 
 
 def test_list_of_edges_over_all_members_is_used_as_requested() -> None:
@@ -30,9 +34,9 @@ def test_list_of_edges_over_all_members_is_used_as_requested() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_fits_any_members(preset: str) -> None:
-    requested = Schedule((GraphSpec(preset),), every=1)
+    requested, of = Schedule((GraphSpec(preset),), every=1), EXCHANGES if preset == "doubling" else ANY
     for n in range(1, 9):
-        assert adapt(requested, tuple(map(str, range(n))), ANY) == Adapted(requested)
+        assert adapt(requested, tuple(map(str, range(n))), of) == Adapted(requested)
 
 
 def test_connected_rest_of_a_list_is_used_without_the_absent() -> None:
@@ -70,10 +74,10 @@ def test_rest_must_meet_the_requirements_of_the_algorithm() -> None:
     requested = Schedule((mine("01 12 20 03 30 13 31 23 32"),), every=1)
     without_1 = ("0", "2", "3")
     assert adapt(requested, without_1, ANY).schedule.graphs == (mine("20 03 30 23 32"),)
-    balanced = adapt(requested, without_1, Requirements("d-psgd", balanced=True))
+    balanced = adapt(requested, without_1, Requirements("d-psgd", doubly_stochastic=True))
     assert balanced.schedule.graphs == (GraphSpec("a"),)
-    assert "without 1, d-psgd cannot use mine: it is unbalanced" in balanced.difference
-    stable = Requirements("d2", balanced=True, averaging_rate=0.5, check_graph=D2.check_graph)
+    assert "without 1, d-psgd cannot use mine: its weights are not doubly stochastic" in balanced.difference
+    stable = Requirements("d2", doubly_stochastic=True, averaging_rate=0.5, check_graph=D2.check_graph)
     assert adapt(requested, without_1, stable).schedule.graphs == (GraphSpec("two-way"),)
     assert adapt(requested, ("0", "1", "2", "3"), stable).schedule.graphs == (GraphSpec("two-way"),)
 
@@ -98,7 +102,11 @@ def test_preset_that_does_not_fit_the_number_of_members_is_replaced(monkeypatch:
 
 edges = st.sets(st.tuples(st.sampled_from("012345"), st.sampled_from("012345")).filter(lambda e: e[0] != e[1]))
 requirements = st.sampled_from(
-    [ANY, Requirements("d-psgd", balanced=True), Requirements("d2", balanced=True, check_graph=D2.check_graph)]
+    [
+        ANY,
+        Requirements("d-psgd", doubly_stochastic=True),
+        Requirements("d2", doubly_stochastic=True, check_graph=D2.check_graph),
+    ]
 )
 
 
@@ -144,13 +152,13 @@ def test_broken_link_that_no_graph_has_changes_nothing_but_is_named() -> None:
 def test_four_nodes_do_without_any_link_and_stay_balanced(broken: tuple[str, str]) -> None:
     """A ring in the other direction, if nothing else."""
     for graphs in (("a",), ("b",), ("c",), ("a", "b", "c"), ("exponential",), ("two-way",)):
-        adapted = adapt(schedule_of(*graphs), FOUR, Requirements("d-psgd", balanced=True), (broken,))
+        adapted = adapt(schedule_of(*graphs), FOUR, Requirements("d-psgd", doubly_stochastic=True), (broken,))
         assert adapted.schedule.without == (broken,)
         adapted.schedule.check(FOUR)
         for t in range(12):
             graph = adapted.schedule.graph(t, FOUR)
             assert broken not in graph.edges
-            assert graph.balanced
+            assert graph.is_doubly_stochastic
 
 
 def test_links_are_left_out_one_after_the_other_as_far_as_a_graph_fits() -> None:

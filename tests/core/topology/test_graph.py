@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, Preset, describe_unreachable, parse_edges
+from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, Preset, describe_unreachable
 from edgenode.errors import GraphError
 
 FOUR = ("0", "1", "2", "3")
@@ -183,6 +183,16 @@ def test_edge_to_an_unknown_node_is_named() -> None:
         GraphSpec("mine", (("x", "a"),)).period(("a", "b"))
 
 
+def test_all_wrong_edges_are_named_at_once() -> None:
+    edges = (("a", "x"), ("b", "b"), ("y", "x"), ("a", "b"))
+    with pytest.raises(GraphError) as refused:
+        GraphSpec("mine", edges).period(("a", "b"))
+    assert str(refused.value) == (
+        "edge a->x names an unknown node 'x'; edge b->b is a self-loop; every node has one already; "
+        "edge y->x names an unknown node 'y' and 'x'"
+    )
+
+
 def test_self_loop_is_refused() -> None:
     with pytest.raises(GraphError, match="edge a->a is a self-loop"):
         Digraph(("a", "b"), frozenset({("a", "a")}))
@@ -201,30 +211,9 @@ def test_unknown_preset_is_refused_with_suggestions() -> None:
         GraphSpec("zzz")
 
 
-def test_edge_list_has_the_name_and_edges_of_its_file() -> None:
-    text = "# my graph\n\na b   # the first\nb -> c\nc->a\na, c\n"
-    spec = parse_edges("mine.txt", text)
-    assert spec == GraphSpec("mine.txt", (("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")))
-    (graph,) = spec.period(("a", "b", "c"))
-    assert graph.out_neighbours("a") == ("b", "c")
-
-
-@pytest.mark.parametrize("line", ["a", "a b c", "a -> b -> c", "a ->"])
-def test_malformed_line_is_refused_with_its_number(line: str) -> None:
-    with pytest.raises(GraphError, match=rf"mine.txt, line 3: expected 'sender receiver', got '{line}'"):
-        parse_edges("mine.txt", f"# head\na b\n  {line}  \n")
-
-
-def test_edge_list_refuses_a_duplicate_and_an_empty_file() -> None:
-    with pytest.raises(GraphError, match="lists the edge a->b twice"):
-        parse_edges("mine.txt", "a b\nb a\na -> b")
-    with pytest.raises(GraphError, match=r"mine\.txt lists no edge"):
-        parse_edges("mine.txt", "# nothing\n")
-
-
-def test_three_presets_change_each_round() -> None:
+def test_four_presets_change_each_round() -> None:
     changing = [name for name in PRESETS if len(GraphSpec(name).period(members(8))) > 1]
-    assert changing == ["one-peer-exponential", "halving", "allreduce"]
+    assert changing == ["one-peer-exponential", "halving", "doubling", "allreduce"]
 
 
 # --- presets of extensions

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec
-from edgenode.core.topology.requirements import Requirements, agrees
+from edgenode.core.topology import doubling
+from edgenode.core.topology.graph import PRESETS, Digraph, GraphSpec, Preset
+from edgenode.core.topology.requirements import Requirements, agrees, counts_all_alike
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 
@@ -31,14 +33,17 @@ def test_graphs_without_requirements_are_not_built(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(GraphSpec, "period", None)
     Requirements("sgp").check(schedule("complete"), members(5))
     with pytest.raises(TypeError):
-        Requirements("d-psgd", balanced=True).check(schedule("complete"), members(5))
+        Requirements("d-psgd", doubly_stochastic=True).check(schedule("complete"), members(5))
 
 
 @pytest.mark.parametrize("graph", PRESETS)
 def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
-    requirements = Requirements("d-psgd", balanced=True)
-    if graph in ("chord", "halving"):
-        with pytest.raises(GraphError, match=f"d-psgd cannot use {graph}: it is unbalanced"):
+    requirements = Requirements("d-psgd", doubly_stochastic=True)
+    if graph == "doubling":
+        with pytest.raises(GraphError, match="d-psgd cannot use doubling with 5 nodes: its messages count for groups"):
+            requirements.check(schedule("a", graph), members(5))
+    elif graph in ("chord", "halving"):
+        with pytest.raises(GraphError, match=f"d-psgd cannot use {graph}: its weights are not doubly stochastic"):
             requirements.check(schedule("a", graph), members(5))
     else:
         requirements.check(schedule("a", graph), members(5))
@@ -47,7 +52,7 @@ def test_balanced_graphs_are_those_whose_rows_sum_to_one(graph: str) -> None:
 @pytest.mark.parametrize("graphs", [("a", "b"), ("one-peer-exponential",), ("a", "a", "complete")])
 def test_changing_graph_is_refused_for_fixed_algorithms(graphs: tuple[str, ...]) -> None:
     with pytest.raises(GraphError, match=r"choco-sgd cannot use .*so the graph cannot change"):
-        Requirements("choco-sgd", balanced=True, fixed=True).check(schedule(*graphs), members(5))
+        Requirements("choco-sgd", doubly_stochastic=True, fixed=True).check(schedule(*graphs), members(5))
 
 
 def rounded_averages(period: Sequence[Digraph]) -> dict[str, float]:
@@ -66,6 +71,31 @@ def test_nodes_agree_if_they_do_so_however_they_round(graph: str, n: int) -> Non
     assert agrees(period) == (len(set(rounded_averages(period).values())) == 1)
     if graph == "halving":
         assert agrees(period) == (n & (n - 1) == 0)
+    if graph == "doubling":
+        assert agrees(period)
+    assert not agrees(period) or counts_all_alike(period)
+
+
+def test_nodes_that_agree_on_anything_but_the_mean_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two groups that merge as if they were of one size: a node alone would count for as much as two."""
+    uneven = Preset(doubling.edges, "of a test", lambda n: [dict.fromkeys(range(n), 0.5)] * 2)
+    monkeypatch.setitem(PRESETS, "uneven", uneven)
+    first, second = GraphSpec("uneven").period(members(3))
+    period = replace(first, counts=()), second
+    assert agrees(period)
+    assert not counts_all_alike(period)
+    with pytest.raises(GraphError, match="diloco cannot use uneven: some nodes would count for more than others"):
+        Requirements("diloco", fixed=True, spans_period=True).check(schedule("uneven"), members(3))
+
+
+@pytest.mark.parametrize("n", [3, 5, 6])
+def test_only_exchanges_can_use_messages_that_count_for_groups(n: int) -> None:
+    Requirements("diloco", fixed=True, spans_period=True).check(schedule("doubling"), members(n))
+    for of in (Requirements(), Requirements("d2", doubly_stochastic=True, fixed=True)):
+        of.check(schedule("a"), members(n))
+        with pytest.raises(GraphError, match=f"{of.algorithm} cannot use doubling with {n} nodes: .* use halving"):
+            of.check(schedule("doubling"), members(n))
+    Requirements().check(schedule("doubling"), members(4))
 
 
 def test_sum_of_three_is_not_rounded_again() -> None:

@@ -133,7 +133,7 @@ def too_late(state: MemberState, plan: Plan) -> str:
         if record.known_by < state.next_round:
             return f"record {record.number} starts at {record.start}, but round {state.next_round} is next"
         # precaution: an eviction takes back no push that is not kept any more
-        if any(t < state.kept_from for t in state.taken_back(plan, record)):
+        if any(t < state.kept_from for t, _ in state.taken_back(plan, record)):
             return f"record {record.number} takes back what was pushed before round {state.kept_from}"
     return ""
 
@@ -195,8 +195,8 @@ def check_push(message: Message, plan: Plan, receiver: str) -> None:
         raise RemoteProtocolError(f"{sender} pushed round {t}, but is not an in-neighbour in its graph")
     if message.incarnation != record.incarnations[sender]:
         raise RemoteProtocolError(f"{sender} pushed as incarnation {message.incarnation}, not its own")
-    if message.weight != graph.weight(sender):
-        raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {graph.weight(sender)}")
+    if message.weight != (weight := graph.weight(sender, receiver)):
+        raise RemoteProtocolError(f"{sender} pushed with weight {message.weight}, not {weight}")
     if not all(_LEAST_U <= u <= plan.most_mass for u in message.u):
         raise RemoteProtocolError(f"{sender} pushed with u = {message.u}")
 

@@ -113,9 +113,9 @@ class MemberState:
             self.peers.forget(node)
             # precaution: what an evicted node pushed after its last round is discarded
             self.barrier.discard(node, after=self.lag.newest_push(self.plan, last))
-        for t in self.taken_back(self.plan, record):
+        for t, receiver in self.taken_back(self.plan, record):
             # precaution: what was pushed to an evicted node is taken back
-            self.learner.undo_push(t, self.plan.graph(t).weight(self.name))
+            self.learner.undo_push(t, self.plan.graph(t).weight(self.name, receiver))
         self.fence = None
 
     def _follow(self, plan: Plan) -> None:
@@ -143,20 +143,20 @@ class MemberState:
         # precaution: what is in flight to an evicted node is taken back
         return self.next_round if self.lag.overlap else self.round
 
-    def taken_back(self, plan: Plan, record: Record) -> list[int]:
-        """The rounds whose pushes are taken back when a record of a plan evicts their receivers."""
+    def taken_back(self, plan: Plan, record: Record) -> list[tuple[int, str]]:
+        """The pushes that are taken back when a record of a plan evicts their receivers: their rounds and receivers."""
         # precaution: a leaver that has handed over what it had takes nothing back
         if (self.handed_to or self.stage is Stage.OVER) and self.name not in record.names:
             return []  # its x has moved to its hand-off target, even if its last pushes are not answered yet
-        rounds = []
+        pushes = []
         for node, last in record.evictions:
             for t in range(max(last, self.since), self.given_before):
                 if phase_at(plan, t):
                     break  # it changes no x, and begins again from that
                 graph = plan.graph(t)
                 if node in graph.out_neighbours(self.name) and self.name not in graph.leaving:
-                    rounds.append(t)
-        return rounds
+                    pushes.append((t, node))
+        return pushes
 
     @property
     def awaited_round(self) -> int:

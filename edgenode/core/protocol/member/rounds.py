@@ -6,6 +6,7 @@ overlap, what is waited for and mixed is an earlier round than the one that was 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from edgenode.core.protocol.events import (
@@ -102,7 +103,7 @@ class Rounds:
                 round=t,
                 number=record.number,
                 digest=record.digest,
-                weight=graph.weight(state.name),
+                weight=graph.weight(state.name, peer),
                 u=u,
                 payload=payload,
                 records=state.peers.news_for(peer, state.plan),
@@ -170,8 +171,8 @@ class Rounds:
         state = self._state
         graph, evicted = state.plan.graph(t), state.plan.evicted_later(t)
         # precaution: a round keeps the share of a receiver that is evicted
-        back = sum(peer in evicted and t >= evicted[peer] for peer in graph.out_neighbours(state.name))
-        return (1 + back) * graph.weight(state.name)
+        back = [peer for peer in graph.out_neighbours(state.name) if peer in evicted and t >= evicted[peer]]
+        return math.fsum([graph.weight(state.name), *(graph.weight(state.name, peer) for peer in back)])
 
     def save(self) -> Save:
         state = self._state

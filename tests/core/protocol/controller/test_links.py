@@ -125,8 +125,8 @@ def test_link_stays_where_no_graph_fits_without_it() -> None:
 
 
 def test_requirements_of_the_algorithm_hold_without_the_link() -> None:
-    cluster = without_the_link(requirements=Requirements("d-psgd", balanced=True))
-    assert the_plan(cluster).graph(the_plan(cluster).latest.start).balanced
+    cluster = without_the_link(requirements=Requirements("d-psgd", doubly_stochastic=True))
+    assert the_plan(cluster).graph(the_plan(cluster).latest.start).is_doubly_stochastic
 
 
 def test_rotation_that_is_requested_meanwhile_does_without_the_link() -> None:

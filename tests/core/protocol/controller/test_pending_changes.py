@@ -74,11 +74,11 @@ def test_change_is_offered_to_one_member_far_enough_ahead() -> None:
 
 
 def test_graphs_that_break_the_requirements_are_refused() -> None:
-    cluster = a_started_cluster(requirements=Requirements("d-psgd", balanced=True))
+    cluster = a_started_cluster(requirements=Requirements("d-psgd", doubly_stochastic=True))
     (reply,) = cluster.handle(Rotate(1, (GraphSpec("b"), GraphSpec("chord")), Period(1)))
     assert isinstance(reply, Reply)
     assert reply.start is None
-    assert reply.error.startswith("d-psgd cannot use chord: it is unbalanced")
+    assert reply.error.startswith("d-psgd cannot use chord: its weights are not doubly stochastic")
     assert kinds(cluster.handle(Rotate(2, (GraphSpec("b"),), Period(1)))) == ["Persist", "Offer"]
 
 
