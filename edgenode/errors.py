@@ -89,7 +89,7 @@ class Evicted(EdgenodeError):
 
 
 class PeerRestarted(EdgenodeError):
-    """In a run without a controller, another process has replaced a peer. All resume from a checkpoint."""
+    """Another process has replaced a peer, in a run whose members are fixed. All resume from a checkpoint."""
 
 
 class Diverged(EdgenodeError):

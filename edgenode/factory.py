@@ -215,18 +215,28 @@ def check_networked(config: Config, controller: bool) -> None:
             f'run.on_poison = "{config.run.on_poison}": only a controller pauses a run or evicts a member; without '
             'one, it must be "report"'
         )
-    if controller and definition.rule().fixed:
-        raise ConfigError(
-            f"algorithm.name = {name}: it assumes the same neighbours in every round, so no node can join, leave or be "
-            "evicted; start every node with --peers and no controller"
-        )
     check_graphs(config)
+    if controller and definition.rule().fixed:
+        _check_fixed_members(config)
+
+
+def _check_fixed_members(config: Config) -> None:
+    """Refuse, with a ConfigError, what a controller could not do in a run whose members are fixed."""
+    run, name, rule = config.run, config.algorithm.name, config.algorithm.definition.rule()
+    for key, value in (("on_poison", run.on_poison), ("straggler", run.straggler)):
+        if value in ("evict", "drop"):
+            raise ConfigError(f'run.{key} = "{value}": the members of a run of {name} are fixed, so none is evicted')
+    apart = 2 * exchange_rounds(config) - 1 if rule.spans_period else run.nodes - 1
+    if run.checkpoint_every < apart:
+        raise ConfigError(
+            f"run.checkpoint_every = {run.checkpoint_every}: nodes can be {apart} rounds apart, and resume from one of "
+            f"the newest two checkpoints that all have, so with {name} it must be {apart} or more"
+        )
 
 
 def _sums(config: Config) -> bool:
     """Return whether the run ends with an allreduce."""
-    last = _gossip_graph(config)
-    return last is not None and last.name == allreduce.NAME
+    return (last := _gossip_graph(config)) is not None and last.name == allreduce.NAME
 
 
 def _gossip_rounds(config: Config) -> int:

@@ -221,13 +221,33 @@ def test_push_sum_algorithms_accept_unbalanced_graphs(name: str) -> None:
     factory.algorithm_spec(a_config(algorithm__name=name, topology__graphs="chord"))
 
 
-@pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2"])
-def test_algorithms_with_neighbour_state_need_fixed_peers(name: str) -> None:
-    config = a_config(algorithm__name=name, topology__graphs="two-way")
-    factory.check_networked(config, controller=False)
+@pytest.mark.parametrize("name", ["choco-sgd", "quant-sgp", "d2", "diloco"])
+@pytest.mark.parametrize(("key", "value"), [("on_poison", "evict"), ("straggler", "drop")])
+def test_controller_evicts_no_member_that_is_fixed(name: str, key: str, value: str) -> None:
+    usual = {"algorithm__name": name, "topology__graphs": "doubling" if name == "diloco" else "two-way"}
+    for controller in (True, False):
+        factory.check_networked(a_config(**usual), controller)
+    assert factory.run_spec(a_config(**usual)).requirements.fixed
+    config = a_config(**usual, **{f"run__{key}": value})
     for refuse in (lambda: factory.check_networked(config, controller=True), lambda: factory.run_spec(config)):
-        with pytest.raises(ConfigError, match="so no node can join, leave or be evicted; start every node with"):
+        with pytest.raises(ConfigError, match=f'run.{key} = "{value}": the members of a run of {name} are fixed'):
             refuse()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "least", "settings"),
+    [(5, 5, {"algorithm__name": "diloco", "topology__graphs": "doubling", "run__rounds": 12}),
+     (7, 6, {"algorithm__name": "d2", "topology__graphs": "two-way"})],
+)  # fmt: skip
+def test_fixed_members_have_a_checkpoint_in_common(nodes: int, least: int, settings: dict[str, object]) -> None:
+    def check(every: int, controller: bool = True) -> None:
+        config = a_config(run__nodes=nodes, run__checkpoint_every=every, **settings)
+        factory.check_networked(config, controller)
+
+    check(least)
+    check(least - 1, controller=False)
+    with pytest.raises(ConfigError, match=f"nodes can be {least} rounds apart.* it must be {least} or more"):
+        check(least - 1)
 
 
 @pytest.mark.parametrize("on_poison", ["pause", "evict"])

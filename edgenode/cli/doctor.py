@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -138,8 +138,6 @@ async def _findings(
         check_networked(config, controller=where.controller != "none")
     except ConfigError as exc:
         yield problem("run.toml", str(exc), "correct it, or the options of edgenode run")
-    if where.controller == "mdns" and config.algorithm.definition.rule().fixed:
-        where = replace(where, controller="none")  # the algorithm refuses one, so no line may advise it
     security, finding = _certificate(state_dir, insecure, config.run.cluster, where.controller)
     yield finding
     yield await network.port("port", where.listen, True, security)

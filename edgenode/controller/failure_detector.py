@@ -113,11 +113,11 @@ class FailureDetector:
 
     async def _avoid_broken_links(self) -> None:
         """Leave out links that have not worked for long. Without a way around them, evict a node if one is to blame."""
-        links = self._cluster.links.views
+        links, fixed = self._cluster.links.views, self._cluster.state.has_fixed_members
         self._log(links)
         broken, cut_off = self._lasting()
         new = broken - {(view.sender, view.blocked.receiver) for view in links if view.left_out}
-        if new:
+        if new and not fixed:
             self._post(Avoid(new))
         limit_s, judged_s = self._config.run.evict_after_s, time.monotonic() - self._links_judged
         if not cut_off or self._cluster.state.paused or judged_s <= limit_s:
@@ -128,12 +128,13 @@ class FailureDetector:
         cut_off &= self._lasting()[1]  # the probes take time
         node = most_blocked(cut_off, {receiver for receiver, there in zip(receivers, answers, strict=True) if there})
         shown = [f"{sender}->{receiver}" for sender, receiver in sorted(cut_off)]
-        if node:
+        if node and not fixed:
             wait_s = round(self.probation.begin(node))
             log.warning("nothing relays to or from a node", node=node, links=shown, evicted_for_s=wait_s)
             self._post(Evict(UNREQUESTED, node))
         elif shown:
-            log.warning("a link stops the run, and either end may be at fault", links=shown, remedy="evict one of them")
+            remedy = "repair it, as the members are fixed" if fixed else "evict one of them"
+            log.warning("a link stops the run, and either end may be at fault", links=shown, remedy=remedy)
 
     def _lasting(self) -> tuple[frozenset[Link], frozenset[Link]]:
         return lasting(self._cluster.links.views, self._nodes.last_reports(), self._config.run.evict_after_s)

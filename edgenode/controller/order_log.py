@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import structlog
 
-from edgenode.core.protocol.orders import EvictionCommitted, Fence, Offer, Order, Refuse, Sponsor, Standby, Welcome
+from edgenode.core.protocol.orders import (
+    EvictionCommitted,
+    Fence,
+    Offer,
+    Order,
+    Refuse,
+    Restart,
+    Sponsor,
+    Standby,
+    Welcome,
+)
 from edgenode.net.limited_log import limited
 
 log = structlog.get_logger()
@@ -23,6 +33,8 @@ def log_order(node: str, order: Order) -> None:
             log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
         case EvictionCommitted():
             log.info("eviction committed", node=node)
+        case Restart(reason):
+            log.warning("restarting a member", node=node, reason=reason)
         case Standby(reason=reason) if reason:
             limited(log.info, "a node waits to join", node, reason, node=node, reason=reason)
         case Sponsor():

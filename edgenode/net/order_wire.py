@@ -75,6 +75,8 @@ ORDERS: Converter[orders.Order | None, pb.AttendResponse] = one_of(
     eviction_committed=message(orders.EvictionCommitted, pb.EvictionCommitted, records=RECORDS),
     leave_refused=_LEAVE_REFUSED,
     revoked=message(orders.Revoked, pb.Revoked, keys=_KEYS),
+    restart=message(orders.Restart, pb.Restart, reason=REASON),
+    ended=message(orders.Ended, pb.Ended, node=NAME),
     abort=_ABORT,
 )
 """An order of a kind that this version does not know is None."""

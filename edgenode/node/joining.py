@@ -21,6 +21,7 @@ from safetensors.numpy import load
 from edgenode.addresses import join_address
 from edgenode.core.protocol.orders import (
     Abort,
+    Ended,
     EvictionCommitted,
     Fence,
     Fetched,
@@ -32,6 +33,7 @@ from edgenode.core.protocol.orders import (
     Offer,
     Order,
     Refuse,
+    Restart,
     Revoked,
     Sponsor,
     Standby,
@@ -251,7 +253,7 @@ class ControllerBootstrap:
                 log.info("waiting for nodes", present=list(present), missing=missing)
             case Refuse():
                 pass  # the link raises it
-            case Halt() | Offer() | Fence() | EvictionCommitted() | Abort():
+            case Halt() | Offer() | Fence() | EvictionCommitted() | Restart() | Ended() | Abort():
                 self.mailbox.post(order)
 
     def _follow(self, leadership: Leadership) -> None:

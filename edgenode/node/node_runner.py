@@ -39,7 +39,7 @@ from edgenode.core.protocol.events import (
     Train,
 )
 from edgenode.core.protocol.messages import Ack, Verdict
-from edgenode.core.protocol.orders import Accusation, Halt
+from edgenode.core.protocol.orders import Accusation, Ended, Halt
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
@@ -186,6 +186,8 @@ class NodeRunner:
                 self.replica.stats.count(received_bytes=len(event.message.payload))
             elif isinstance(event, Halt):
                 self.progress.halt_ordered(event)
+            elif isinstance(event, Ended) and self._peers is not None:
+                self._peers.drop(event.node)
         # a model that is exported is read in the worker, so the node must not change until then
         if self._model_server.exporting == 0 and all(map(self.replica.is_quick, events)):
             handled = self.replica.handle_all(events)
@@ -218,8 +220,7 @@ class NodeRunner:
         while True:
             peer, order = await self._server.next_abort()
             members = self.progress.snapshot.plan.latest.incarnations
-            of_this_run = peer.plan_digest == self._server.identity.plan_digest
-            if of_this_run and members.get(peer.node) == peer.incarnation:
+            if peer.plan_digest == self._server.identity.plan_digest and members.get(peer.node) == peer.incarnation:
                 self._mailbox.post(order)
 
     async def _abort_peers(self, reason: str) -> None:

@@ -162,7 +162,7 @@ def _orders() -> list[Message]:
         orders.Standby(("n0",), 2), orders.Sponsor("10.0.0.1:7600", ("10.0.0.2:7600",)),
         orders.Offer(plan(1).records[1]), orders.Fence(1, 2, frozenset({"n2"})),
         orders.EvictionCommitted(plan(1).records[1:]), orders.LeaveRefused("no"), orders.Abort("nan"),
-        orders.Revoked(frozenset({"0" * 64})),
+        orders.Revoked(frozenset({"0" * 64})), orders.Restart("no"), orders.Ended("n1"),
     ]  # fmt: skip
     return list(map(order_wire.ORDERS.to_wire, sent))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
+    Ended,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -28,6 +29,7 @@ from edgenode.core.protocol.orders import (
     Order,
     Progress,
     Refuse,
+    Restart,
     Revoked,
     Sponsor,
     Standby,
@@ -183,6 +185,8 @@ SENT_ORDERS: list[tuple[Order, str]] = [
     (LeaveRefused("no"), "42026e6f"),
     (Abort("no"), "5a040a026e6f"),
     (Revoked(frozenset({"b", "a"})), "62060a01610a0162"),
+    (Restart("no"), "6a040a026e6f"),
+    (Ended("n1"), "72040a026e31"),
 ]
 
 

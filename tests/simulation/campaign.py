@@ -78,8 +78,19 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "only liars were left"
     if _all_given_up(stuck):
         return "all members died and were given up"
+    if _needs_ended_members(stuck):
+        return "members that had ended were needed again"
     never_back = stuck.cluster is not None and bool(stuck.cluster.state.waits_for - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
+
+
+def _needs_ended_members(stuck: ClusterSim) -> bool:
+    """Whether all members have to resume, and those that are missing have ended. An operator has to start them."""
+    cluster = stuck.cluster
+    if cluster is None or not cluster.state.has_fixed_members:
+        return False
+    missing = cluster.state.waits_for
+    return bool(missing) and missing <= stuck.finished.keys()
 
 
 def _all_given_up(stuck: ClusterSim) -> bool:

@@ -8,8 +8,8 @@ requests of operators, with graphs that name their nodes among them. With ``--ov
 runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--links``, a firewall blocks links between
 members besides, for a while or for ever, also with these two. With ``--lost-disk``, only those seeds are played in
 which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
-those in which a member asks to leave: one in eight. `invariants`, `mass_accounting` and `request_record` state what
-must hold. A failure prints the command that replays it.
+those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed. `invariants`,
+`mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from edgenode.core.topology.schedule import ScheduleSpec
 from tests.simulation.campaign import add_options, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
+from tests.simulation.fixed_members import run_spec_and_scenario
 from tests.simulation.scenario import (
     CONTROLLER,
     BlockLink,
@@ -239,6 +240,17 @@ def build_run_with_liars(seed: int) -> ClusterSim:
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, mpq(1, 4)))
 
 
+def build_run_with_fixed_members(seed: int) -> ClusterSim:
+    """The run of a seed whose members are fixed. All that die come back, and restart the others."""
+    run_spec, scenario = run_spec_and_scenario(seed)
+
+    def learner(x: Any) -> ExactLearner:
+        return ExactLearner(run_spec.rounds, x, mpq(1, 4))
+
+    learners = {f"n{i}": learner(mpq(i, 3)) for i in range(run_spec.nodes)}
+    return ClusterSim(run_spec, learners, local_update, scenario, learner)
+
+
 def _with_blocked_links(scenario: Scenario, names: list[str], until: float) -> Scenario:
     """A scenario in which links between members are blocked besides."""
     disturbances = [*scenario.disturbances, *_blocks(names, until, scenario.seed)]
@@ -373,6 +385,7 @@ def main() -> None:
     parser.add_argument("--overlap", action="store_true", help="mixing lags behind pushing by 1 to 3 rounds")
     parser.add_argument("--links", action="store_true", help="links between members are blocked besides")
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
+    parser.add_argument("--fixed", action="store_true", help="members are fixed, in runs with seeds of their own")
     parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     parser.add_argument(
         "--lost-disk", action="store_true", help="only the seeds in which the controller loses its disk"
@@ -384,13 +397,14 @@ def main() -> None:
     build = partial(build_run, power_fails=options.power_fails, overlaps=options.overlap, links=options.links)
     if options.last_phase:
         build = partial(build_run_with_last_phase, overlaps=options.overlap, links=options.links)
-    build = build_run_with_liars if options.liars else build
+    build = build_run_with_liars if options.liars else build_run_with_fixed_members if options.fixed else build
     every = range(int(first), int(last) if last else int(first) + 1)
     seeds = [seed for seed in every if not options.lost_disk or build(seed).scenario.controller_loses_disk]
     seeds = [seed for seed in seeds if not options.leave or build(seed).scenario.member_leaves]
     played = trials(build, seeds, options.twice, options.jobs)
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
     special = "--last-phase " if options.last_phase else special
+    special = "--fixed " if options.fixed else special
     special += "--overlap " if options.overlap else ""
     special += "--links " if options.links else ""
     replay = f"python -m tests.simulation.faults {special}--seeds {{}}"

@@ -31,6 +31,7 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import (
+    Ended,
     EvictionCommitted,
     Fence,
     Fetched,
@@ -44,6 +45,7 @@ from edgenode.core.protocol.orders import (
     Order,
     Progress,
     Refuse,
+    Restart,
     Revoked,
     Sponsor,
     Standby,
@@ -51,7 +53,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import Evicted, LocalProtocolError, RemoteProtocolError
+from edgenode.errors import Evicted, LocalProtocolError, PeerRestarted, RemoteProtocolError
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
@@ -154,6 +156,10 @@ class NodeShells:
                 state.happened["restarted after its eviction"] += 1
                 self.end(name)
                 self.start(name)
+            case Fail(PeerRestarted()):
+                state.happened["restarted with another member"] += 1
+                self.end(name)
+                self.start(name)
             case Fail() if name in state.liars:
                 pass  # it lies on
             case Fail(error):
@@ -170,7 +176,16 @@ class NodeShells:
         self._handle(name, Trained(t, local_update))
 
     def _receive(self, name: str, message: Message) -> None:
-        """A push arrives. At a process that is not a member yet it is lost, and its sender repeats it."""
+        """A push arrives. At a process that is not a member yet it is lost, and its sender repeats it.
+
+        The handshake refuses a stream of a run that all have resumed since. Its process has ended, and another one
+        would take the answer for its own.
+        """
+        nodes = self._state.nodes
+        receiver, sender = nodes.get(name), nodes.get(message.sender)
+        replaced = sender is not None and sender.state.incarnation != message.incarnation
+        if receiver and replaced and message.number < receiver.state.plan.records[0].number:
+            return
         self._handle(name, Received(message))
 
     def make_noise(self, name: str) -> None:
@@ -300,7 +315,11 @@ class NodeShells:
                 self._halt(name, halted)
             case Welcome(plan, t):
                 self._welcome(name, plan, t, order)
-            case Offer() | Fence() | EvictionCommitted():
+            case Offer() | Fence() | EvictionCommitted() | Restart():
+                self._handle(name, order)
+            case Ended(node):
+                self._state.happened["no answer expected"] += 1
+                self.pushes.drop(name, {node})
                 self._handle(name, order)
             case Sponsor(address):
                 self._fetch(name, address.partition(":")[0])

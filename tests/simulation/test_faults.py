@@ -91,6 +91,14 @@ def test_neither_does_one_with_an_overlap(seeds: range) -> None:
         assert kinds[kind], kind
 
 
+@quick_and_rest(25, 1000)
+def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
+    kinds = happened(play_all(faults.build_run_with_fixed_members, seeds))
+    for kind in ("restarted with another member", "resumed after all were down", "no answer expected", "leave refused"):
+        assert kinds[kind], kind
+    assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
+
+
 @quick_and_rest(12, 500)
 def test_neither_does_a_blocked_link(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, links=True), seeds))

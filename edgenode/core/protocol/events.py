@@ -15,6 +15,7 @@ from edgenode.core.protocol.messages import Ack, Message
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
+    Ended,
     EvictionCommitted,
     Fence,
     FenceAnswer,
@@ -23,6 +24,7 @@ from edgenode.core.protocol.orders import (
     Offer,
     OfferAnswer,
     Order,
+    Restart,
 )
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
@@ -64,7 +66,9 @@ class TimedOut:
     round: int
 
 
-NodeEvent = Trained | Received | Answered | TimedOut | Offer | Fence | EvictionCommitted | Halt | Abort
+NodeEvent = (
+    Trained | Received | Answered | TimedOut | Offer | Fence | EvictionCommitted | Halt | Restart | Ended | Abort
+)
 
 # --- the node emits ---------------------------------------------------------------------------------
 

@@ -157,6 +157,20 @@ class Revoked:
     keys: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The members are fixed, and one is a new process: end the rounds, and come back with the checkpoints."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A member has ended well, and may have gone before its last answers arrived: none is expected any more."""
+
+    node: str
+
+
 # --- both ways --------------------------------------------------------------------------------------
 
 
@@ -172,19 +186,9 @@ class Abort:
 
 
 Order = (
-    Hello
-    | Halt
-    | Welcome
-    | Refuse
-    | Standby
-    | Sponsor
-    | Offer
-    | Fence
-    | EvictionCommitted
-    | LeaveRefused
-    | Revoked
-    | Abort
-)
+    Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused | Revoked
+    | Restart | Ended | Abort
+)  # fmt: skip
 
 # --- reports: node to controller --------------------------------------------------------------------
 

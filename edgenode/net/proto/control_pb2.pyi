@@ -265,7 +265,7 @@ class Accusation(_message.Message):
     def __init__(self, member: _Optional[str] = ..., incarnation: _Optional[int] = ..., round: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "leave_refused", "hello", "halt", "abort", "revoked")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "leave_refused", "hello", "halt", "abort", "revoked", "restart", "ended")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,8 @@ class AttendResponse(_message.Message):
     HALT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -290,7 +292,9 @@ class AttendResponse(_message.Message):
     halt: Halt
     abort: Abort
     revoked: Revoked
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., leave_refused: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ...) -> None: ...
+    restart: Restart
+    ended: Ended
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., leave_refused: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("leadership", "paused", "revoked")
@@ -307,6 +311,18 @@ class Revoked(_message.Message):
     KEYS_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, keys: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Restart(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Ended(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
 
 class Halt(_message.Message):
     __slots__ = ("halted",)

@@ -177,5 +177,7 @@ class Arrivals:
         """Evict members whose name has a new process or whose key is revoked, once others can be reached: rule 4."""
         if self._state.plan is None or not self._membership.anyone_runs(self._state.plan):
             return []
+        if self._state.has_fixed_members:
+            return []
         replaced = self._membership.running(self._state.plan) & set(self._membership.newcomers)
         return self._evict_all(replaced | self._state.revoked_members())

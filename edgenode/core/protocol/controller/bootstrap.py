@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from edgenode.core.protocol.controller.cluster_state import ClusterState
@@ -78,14 +78,14 @@ class Bootstrap:
         # precaution: a run that was extended stays so when all resume
         rounds = max(state.training_rounds, state.run_spec.training_rounds)
         try:
-            if not offers and not membership.farewells:  # they died before their first round
+            if not self._have_begun(offers) and not membership.farewells:  # they died before their first round
                 members, start = sorted(self._renewed(back)), 0
                 state.requested, epoch = self._first_schedule(here[node] for node in back)
                 schedule = state.adapted(tuple(m.node for m in members), start).schedule.with_last_from(rounds)
                 plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run_id, rounds)
             else:
                 members = self._renewed({*back, *offers})
-                least = state.run_spec.min_nodes
+                least = None if state.has_fixed_members else state.run_spec.min_nodes
                 plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule, rounds)
         except GraphError as exc:
             state.requested = requested
@@ -97,6 +97,11 @@ class Bootstrap:
         if requested.origin > start:
             state.queue.insert(0, Rotate(UNREQUESTED, requested.graphs, Period(requested.every)))
         return [*expired, *self._welcome_all(state.plan, start)]
+
+    def _have_begun(self, offers: Mapping[str, tuple[frozenset[int], Plan]]) -> bool:
+        """Return whether the members resume from a checkpoint: if their number is fixed, from one after round 0."""
+        newest = max((t for saved, _ in offers.values() for t in saved), default=0)
+        return bool(offers) and not (self._state.has_fixed_members and newest == 0)
 
     def _resumed_schedule(self, start: int, members: tuple[str, ...]) -> Schedule:
         """The schedule that was requested by a round, over the members that resume from it."""
@@ -122,7 +127,7 @@ class Bootstrap:
         It returns as Fetched.
         """
         plan, membership = self._state.plan, self._state.membership
-        if plan is None or self._evictions.ballot or plan.latest.end is not None:
+        if plan is None or self._evictions.ballot or plan.latest.end is not None or self._state.has_fixed_members:
             return []
         members = {m.node: m for m in plan.latest.members}
         living = [m for n, m in members.items() if membership.takes_part(n)]

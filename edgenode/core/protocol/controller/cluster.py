@@ -8,6 +8,7 @@ The cluster decides who is a member and how the plan changes. It is not in the d
   (`pending_changes`, `offers`). A controller that dies right after the offer has done its work.
 - A silent member is fenced, then evicted (`eviction`).
 - A link that does not work is left out of the graphs (`links`).
+- A run whose algorithm needs its initial members keeps them (`fixed_members`).
 - A pause needs no agreement on a round: the barrier stops every node as soon as one stands still.
 
 Rules that hold for every event:
@@ -32,6 +33,7 @@ from edgenode.core.protocol.controller.changes import Departure
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.controller.deadlines import most_reported
 from edgenode.core.protocol.controller.eviction import Evictions
+from edgenode.core.protocol.controller.fixed_members import FixedMembers
 from edgenode.core.protocol.controller.idle_members import IdleMembers
 from edgenode.core.protocol.controller.links import Links
 from edgenode.core.protocol.controller.offers import Offers
@@ -110,6 +112,7 @@ class Cluster:
         self._bootstrap = Bootstrap(self.state, self._changes, self.evictions)
         self._accusations = Accusations(self.state, self.evictions, self._evict)
         self.links = Links(self.state)
+        self._fixed = FixedMembers(self.state)
         parts = self.state, self._offers, self.evictions, self._bootstrap
         self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
@@ -141,7 +144,7 @@ class Cluster:
             self._changes.reroute()
             actions += self._offers.make_next()
         actions += self._changes.answer_queued(self.evictions.evicted)
-        return [*self.links.explain(actions), *self._bootstrap.sponsor_newcomers()]
+        return [*self.links.explain(actions), *self._bootstrap.sponsor_newcomers(), *self._fixed.gather()]
 
     def _handle(self, event: ClusterEvent) -> list[ClusterAction]:
         match event:
@@ -229,6 +232,8 @@ class Cluster:
             return [Reply(evict.request_id, None, f"{evict.node} is not a member")]
         if self.state.over:
             return [Reply(evict.request_id, None, self.state.why_over())]
+        if self.state.has_fixed_members:
+            return self._fixed.refuse(evict)
         if not self._membership.anyone_runs(self.state.plan):
             return self._bootstrap.give_up(evict, self.state.plan)
         return self.evictions.request(evict, self.state.plan)

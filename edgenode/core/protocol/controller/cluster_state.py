@@ -56,6 +56,33 @@ class ClusterState:
     revoked: frozenset[str] = frozenset()
     broken: frozenset[Link] = frozenset()
 
+    def __post_init__(self) -> None:
+        self.membership.fixed = self.has_fixed_members
+
+    @property
+    def has_fixed_members(self) -> bool:
+        """Return whether the algorithm needs the initial members, and the first graph, to the end (`fixed_members`)."""
+        return self.run_spec.requirements.fixed
+
+    @property
+    def exchange_rounds(self) -> int:
+        """The number of rounds after which all nodes have one model, and a change of plan can start."""
+        if not self.run_spec.requirements.spans_period or self.plan is None:
+            return 1
+        latest = self.plan.latest
+        return len(latest.schedule.period(latest.schedule.graphs[0], latest.names))
+
+    def next_exchange(self, t: int) -> int:
+        """The first round from round t on in which a change of plan can start."""
+        return -(-t // self.exchange_rounds) * self.exchange_rounds
+
+    def why_fixed(self, refused: str) -> str:
+        """Return why the controller refuses what would change members or graph. Empty unless they are fixed."""
+        algorithm = self.run_spec.requirements.algorithm
+        if not self.has_fixed_members:
+            return ""
+        return f"{refused}: the members and the graph of this run are fixed, as {algorithm} needs"
+
     @property
     def training_rounds(self) -> int:
         """The rounds of training of the run, or of one that would be created."""
@@ -200,6 +227,8 @@ class ClusterState:
 
         If not all that are broken can be left out, those that are left out already come first.
         """
+        if self.has_fixed_members:
+            return adapt(requested, members, self.run_spec.requirements)
         left_out = self.plan.latest.schedule.without if self.plan else ()
         broken = sorted(self.broken, key=lambda link: (link not in left_out, link))
         return adapt(requested, members, self.run_spec.requirements, tuple(broken))

@@ -19,7 +19,7 @@ def earliest_start(state: ClusterState) -> int:
     """The first round in which a change that is not offered yet can start."""
     latest = state.offer.record if state.offer else state.known_plan.latest
     rounds = (state.membership.next_rounds.get(node, 0) for node in state.known_plan.latest.names)
-    return max(min(rounds), latest.start) + FIRST_MARGIN + LEAD
+    return state.next_exchange(max(min(rounds), latest.start) + FIRST_MARGIN + LEAD)
 
 
 def why_too_late(state: ClusterState, change: Change, start: int) -> str:

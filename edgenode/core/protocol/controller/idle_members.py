@@ -35,7 +35,7 @@ class IdleMembers:
             # all stay members of the run that stops, so that it can resume as it was
             state.queue = [c for c in state.queue if not (isinstance(c, Departure) and self._is_idle(c.node))]
             return self.stop()
-        if state.paused or node in leaving or len(stay) <= state.run_spec.min_nodes:
+        if state.has_fixed_members or state.paused or node in leaving or len(stay) <= state.run_spec.min_nodes:
             return []
         return self._changes.request(Departure(node))
 

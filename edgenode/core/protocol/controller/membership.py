@@ -30,6 +30,7 @@ class Membership:
         given_up: members that an operator does not wait for when all are down.
         farewells: the farewells of members that have ended well, which answer any fence.
         banned: nodes that were evicted for what they pushed, and why. They may not join again.
+        fixed: a run resumes with all of its members, or not at all.
     """
 
     present: dict[str, Join] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Membership:
     given_up: set[str] = field(default_factory=set)
     farewells: dict[str, FenceAnswer] = field(default_factory=dict)
     banned: dict[str, str] = field(default_factory=dict)
+    fixed: bool = False
 
     def begin(self, plan: Plan, start: int) -> None:
         """All members of a plan start at one round. Nothing that was reported before counts."""
@@ -113,6 +115,8 @@ class Membership:
         """The nodes that must come back before the run can resume, if no node is in it any more."""
         if self.anyone_runs(plan):
             return frozenset()
+        if self.fixed:
+            return frozenset(plan.latest.names) - set(self.newcomers)
         return self.running(plan) - set(self.newcomers) - self.given_up - self._passed(plan)
 
     def _passed(self, plan: Plan) -> set[str]:

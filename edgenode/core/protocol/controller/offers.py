@@ -103,7 +103,9 @@ class Offers:
     def _start(self, plan: Plan, node: str) -> int:
         """The first round at which a record can be in force that is offered to a member now: step 2."""
         soonest = self._state.membership.next_rounds.get(node, 0) + self._margin
-        return soonest + reach(plan, node, soonest, self._state.run_spec.lag.overlap) + LEAD
+        known = soonest + reach(plan, node, soonest, self._state.run_spec.lag.overlap) + LEAD
+        # precaution: a change of plan starts with an exchange
+        return self._state.next_exchange(known)
 
     def _successor(self, plan: Plan, start: int, changes: list[Change]) -> Record:
         """The record that makes all of these changes at once.

@@ -101,9 +101,14 @@ class PendingChanges:
                         f"the run trains for {planned} rounds already, and {rounds} are not more; it can be extended, "
                         "but not shortened: edgenode stop ends it earlier"
                     )
+                if rounds % self._state.exchange_rounds:
+                    every = self._state.exchange_rounds
+                    raise GraphError(f"an exchange takes {every} rounds, so {rounds} must be a multiple of {every}")
                 if rounds > MOST:
                     raise GraphError(f"a run has at most {MOST} rounds, not {rounds}")
             case Rotate():
+                if fixed := self._state.why_fixed("the graph stays"):
+                    raise GraphError(fixed)
                 schedule = self._state.rotated(change, 0)
                 schedule.check(names)
                 run_spec.requirements.check(schedule, names)
@@ -111,6 +116,8 @@ class PendingChanges:
                 leaving = {c.node for c in self._state.coming if isinstance(c, Departure)} | {node}
                 if node not in names:
                     raise GraphError(f"{node} is not a member")
+                if fixed := self._state.why_fixed(f"{node} cannot leave"):
+                    raise GraphError(fixed)
                 if len(set(names) - leaving) < max(1, run_spec.min_nodes):
                     raise GraphError(f"{node} cannot leave: {counted(run_spec.min_nodes, 'node')} must stay")
 
@@ -197,6 +204,8 @@ class PendingChanges:
         """Change the graphs if links that they use do not work, or links that they do without work again."""
         state = self._state
         if state.plan is None or state.over or state.paused or state.plan.latest.end is not None:
+            return
+        if state.has_fixed_members:
             return
         if state.offer is not None or Reroute() in state.queue or not state.membership.is_settled(state.plan):
             return

@@ -37,13 +37,23 @@ from edgenode.core.protocol.member.judgement import (
 from edgenode.core.protocol.member.member_state import Believable, MemberState, Stage
 from edgenode.core.protocol.member.rounds import Rounds
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, FenceAnswer, Halt, Offer, OfferAnswer
+from edgenode.core.protocol.orders import (
+    Abort,
+    Ended,
+    EvictionCommitted,
+    Fence,
+    FenceAnswer,
+    Halt,
+    Offer,
+    OfferAnswer,
+    Restart,
+)
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.lag import LOCK_STEP, Lag
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import Diverged, Evicted
+from edgenode.errors import Diverged, Evicted, PeerRestarted
 
 
 class Node:
@@ -112,6 +122,11 @@ class Node:
                 return [*changes, *self._rounds.resume()]
             case Halt(halted):
                 return self._rounds.halt(halted)
+            case Ended(peer):
+                self.state.peers.ended(peer)
+                return self._rounds.resume()
+            case Restart(reason):
+                return self.state.fail(PeerRestarted(reason))
             case Abort(reason):
                 return self._abort(event, reason)
         assert_never(event)

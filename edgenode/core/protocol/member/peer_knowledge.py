@@ -31,6 +31,10 @@ class PeerKnowledge:
         """A peer has the push of a round in its x."""
         self._unanswered.remove((t, peer))
 
+    def ended(self, peer: str) -> None:
+        """A peer has ended, so it has the pushes of all its rounds in its x."""
+        self._unanswered = {(t, other) for t, other in self._unanswered if other != peer}
+
     def owing(self, before: int) -> tuple[str, ...]:
         """The peers that have not answered pushes of rounds before this one."""
         return tuple(sorted({peer for t, peer in self._unanswered if t < before}))
@@ -55,5 +59,5 @@ class PeerKnowledge:
 
     def forget(self, peer: str) -> None:
         """A peer was evicted: nothing is expected of it, and the next process of its name has begun nothing."""
-        self._unanswered = {(t, other) for t, other in self._unanswered if other != peer}
+        self.ended(peer)
         self.begun.pop(peer, None)

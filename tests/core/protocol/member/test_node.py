@@ -10,7 +10,9 @@ import pytest
 from edgenode.core.protocol.events import (
     Answer,
     Answered,
+    Await,
     Fail,
+    Finish,
     Mixed,
     PlanChanged,
     Received,
@@ -18,13 +20,13 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.member.member_state import Stage
 from edgenode.core.protocol.messages import Ack, Message, Verdict
-from edgenode.core.protocol.orders import Abort, EvictionCommitted, FenceAnswer, Offer, OfferAnswer
+from edgenode.core.protocol.orders import Abort, Ended, EvictionCommitted, FenceAnswer, Offer, OfferAnswer, Restart
 from edgenode.core.protocol.plan.flood import reach
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
-from edgenode.errors import Diverged, RemoteProtocolError
+from edgenode.errors import Diverged, PeerRestarted, RemoteProtocolError
 from tests.core.protocol.node_driver import (
     ROUNDS,
     a_node,
@@ -217,6 +219,29 @@ def test_node_reports_a_divergence_and_fails_once() -> None:
         assert isinstance(failed.error, Diverged)
         assert str(failed.error) == abort.reason
         assert (node.handle(abort), train(node), node.state.stage) == ([], [], Stage.OVER)
+
+
+# --- fixed members ----------------------------------------------------------------------------------
+
+
+def test_member_that_is_ordered_to_restart_fails_with_the_reason() -> None:
+    for node in pair():
+        (failed,) = node.handle(Restart("n2 restarted"))
+        assert isinstance(failed, Fail)
+        assert isinstance(failed.error, PeerRestarted)
+        assert str(failed.error) == "n2 restarted"
+
+
+def test_node_ends_without_the_answer_of_a_member_that_has_ended() -> None:
+    node = a_node("n0", a_plan(2), rounds=1)
+    node.start()
+    train(node)
+    node.handle(Received(from_n1(node, 0)))
+    assert node.state.missing() == ("n1",)
+    assert [type(action) for action in node.handle(Ended("n2"))] == [Await]
+    (finish,) = node.handle(Ended("n1"))
+    assert isinstance(finish, Finish)
+    assert finish.complete
 
 
 # --- leaving ----------------------------------------------------------------------------------------

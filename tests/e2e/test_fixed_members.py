@@ -1,0 +1,115 @@
+"""DiLoCo under a controller: members are found by mDNS and fixed. Runs equal those with fixed peers, to the bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from safetensors.numpy import load_file
+
+from edgenode.addresses import free_ports
+from tests.e2e.fleet import Fleet, Process, until
+
+NODES = 3
+# All runs share a cluster name, because it is part of the run digest. Other test processes have other names.
+RUN = {
+    "run.cluster": f"e2e-diloco-{os.getpid()}",
+    "run.nodes": NODES,
+    "run.rounds": 160,
+    "run.checkpoint_every": 10,
+    "algorithm.name": "diloco",
+    "task.local_steps": 2,
+    "topology.graphs": ["doubling"],
+}
+pytestmark = pytest.mark.xdist_group("fixed members")
+Models = list[dict[str, bytes]]
+
+
+def models(fleet: Fleet) -> Models:
+    files = [fleet.state(f"node-{i}") / "model.safetensors" for i in range(NODES)]
+    return [{name: tensor.tobytes() for name, tensor in load_file(file).items()} for file in files]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    """The models of a run with fixed peers, without faults."""
+    with Fleet(tmp_path_factory.mktemp("uninterrupted")) as fleet:
+        fleet.configure(RUN)
+        for process in fleet.static(free_ports(NODES)):
+            process.exits(0)
+        yield models(fleet)
+
+
+@pytest.fixture
+def started(fleet: Fleet) -> tuple[Fleet, Process, list[Process]]:
+    """A run under a controller."""
+    fleet.cluster = str(RUN["run.cluster"])
+    fleet.configure(RUN)
+    return fleet, fleet.controller(), fleet.nodes(NODES)
+
+
+def saves(fleet: Fleet, i: int, t: int) -> None:
+    """Wait until a node has saved a round, or a later one."""
+    folder = fleet.state(f"node-{i}") / "checkpoints"
+    until(lambda: any(int(path.name[-9:]) >= t for path in folder.glob("round-*")), f"node-{i} saves round {t}")
+
+
+def begins(node: Process) -> list[int]:
+    """The rounds at which a process has begun to take part."""
+    lines = [line for line in node.stderr.splitlines() if "run begins" in line]
+    return [int(line.partition("round=")[2].split()[0]) for line in lines]
+
+
+def test_operator_steers_it_and_what_is_impossible_is_refused(
+    started: tuple[Fleet, Process, list[Process]], uninterrupted: Models
+) -> None:
+    fleet, controller, nodes = started
+    saves(fleet, 0, 20)
+    fleet.command("pause", "--cluster", fleet.cluster)
+    for command in (("evict", "node-1"), ("topology", "set", "complete")):
+        refused = fleet.command(*command, "--cluster", fleet.cluster, code=2)
+        assert "the members and the graph of this run are fixed, as diloco needs" in refused.errors[-1]
+    refused = fleet.command("extend", "--rounds", "161", "--cluster", fleet.cluster, code=2)
+    assert "an exchange takes 2 rounds, so 161 must be a multiple of 2" in refused.errors[-1]
+    stranger = fleet.node("node-9")
+    stranger.logs("the members of this run are fixed: node-0, node-1, node-2")
+    assert fleet.command("status", "--cluster", fleet.cluster).stdout.count("node-") >= NODES
+    fleet.command("resume", "--cluster", fleet.cluster)
+    for process in (*nodes, controller):
+        process.exits(0)
+    assert models(fleet) == uninterrupted == [uninterrupted[0]] * NODES
+    assert all(begins(node) == [0] for node in nodes)
+
+
+@pytest.mark.slow
+def test_killed_member_comes_back_and_all_resume(
+    started: tuple[Fleet, Process, list[Process]], uninterrupted: Models
+) -> None:
+    fleet, controller, nodes = started
+    for t in (40, 80):
+        saves(fleet, 1, t)
+        nodes[1].kill()
+        nodes[1] = fleet.node("node-1")
+    for process in (*nodes, controller):
+        process.exits(0)
+    assert models(fleet) == uninterrupted
+    assert nodes[0].logs("resuming from a checkpoint with it .*").group().count("node-1 restarted")
+    first, *later = begins(nodes[0])
+    assert first == 0
+    assert len(later) == 2
+    assert all(0 < t < 160 for t in later)
+
+
+@pytest.mark.slow
+def test_stopped_run_has_one_model_and_resumes(
+    started: tuple[Fleet, Process, list[Process]], uninterrupted: Models
+) -> None:
+    fleet, controller, nodes = started
+    saves(fleet, 0, 20)
+    fleet.stop([*nodes, controller])
+    stopped = models(fleet)
+    assert stopped == [stopped[0]] * NODES
+    for process in (*fleet.nodes(NODES), fleet.controller()):
+        process.exits(0)
+    assert models(fleet) == uninterrupted
