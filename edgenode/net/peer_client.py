@@ -44,6 +44,7 @@ _GRPC_PREFIX_BYTES = 5
 _RELAY_AFTER_S = 2.0  # a receiver that starts again is back by then
 _STALLED_S = 3.0  # plus what answers usually take
 _CHECK_EVERY_S = 0.5
+_BETTER_EVERY_S = 2.0
 _IDLE_S = 10.0
 _REACH_S = 2.0
 _MOST_CHECK_WAIT_S = 60.0
@@ -245,13 +246,16 @@ class PeerLink:
         Leave it also when there has been nothing to push for long, and the receiver does not wait for it.
         """
         assert way is not None
-        idle_since, own = time.monotonic(), self._identity.node
+        idle_since = looked = time.monotonic()
+        own = self._identity.node
         while not self._is_done():
             if self._direct_again.is_set():
                 raise TransportError(f"{self.to} can be reached directly again")
-            if way.relay != own and any(relay.name == own for relay in self._relays()):
-                self._by_relay = True
-                raise TransportError(f"{self.to} has opened a connection")
+            if way.relay != own and time.monotonic() - looked > _BETTER_EVERY_S:  # a long list in a large run
+                looked = time.monotonic()
+                if any(relay.name == own for relay in self._relays()):
+                    self._by_relay = True
+                    raise TransportError(f"{self.to} has opened a connection")
             idle_since = time.monotonic() if self._unanswered or way.waits else idle_since
             if time.monotonic() - idle_since > _IDLE_S:
                 raise TransportError(f"nothing to push to {self.to}")

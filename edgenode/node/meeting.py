@@ -91,8 +91,9 @@ class Meeting:
             return wanted
         snapshot, streams, now = self._routes.snapshot(), self._server.senders(), time.monotonic()
         self._missing = {peer: self._missing.get(peer, now) for peer in snapshot.missing}
-        for peer, address in self._routes.others(self._identity.node):
-            if self._is_met_by(peer, streams.get(peer), now):
+        by_relay = {peer for peer, dialled_from in streams.items() if dialled_from in self._inbound.by}
+        for peer in sorted(by_relay | self._missing.keys() | self._tasks.keys()):
+            if self._is_met_by(peer, streams.get(peer), now) and (address := self._routes.address_of(peer)):
                 wanted.append(self._relay(peer, address))
         return wanted
 
