@@ -20,13 +20,11 @@ class Home:
 
     Attributes:
         hosts: the number of its hosts: 192.168.1.11 and so on.
-        first: the last byte of the address of the first host.
         behind_carrier: the router has no public address either. Its carrier translates once more.
         isolated: its hosts reach the router, and not each other.
     """
 
     hosts: int
-    first: int = 11
     behind_carrier: bool = False
     isolated: bool = False
 
@@ -59,6 +57,12 @@ class Homes(netns.Network):
                 netns.ip("-n", router, "address", "delete", f"{old}/24", "dev", "eth0")
                 netns.ip("-n", router, "address", "add", f"{new}/24", "dev", "eth0")
 
+    def isolate(self, home: int, on: bool) -> None:
+        """Let the hosts of a home reach each other, or the router only."""
+        for host in range(self._homes[home].hosts):
+            way = ("isolated", "on" if on else "off")
+            self._inside(self._router(home), "bridge", "link", "set", "dev", f"host{host}", *way)
+
     def _router(self, home: int) -> str:
         return f"{self._prefix}-router{home}"
 
@@ -85,12 +89,11 @@ class Homes(netns.Network):
         else:
             self._add_router(router, outside, self._switch, f"router{number}", "192.168.1.1/24")
         for host, index in enumerate(self.places[number]):
-            name, port = self.namespaces[index], f"host{host}"
+            name = self.namespaces[index]
             self._add_namespace(name)
-            self._plug(name, f"192.168.1.{home.first + host}/24", router, port)
+            self._plug(name, f"192.168.1.{11 + host}/24", router, f"host{host}")
             netns.ip("-n", name, "route", "add", "default", "via", "192.168.1.1")
-            if home.isolated:
-                self._inside(router, "bridge", "link", "set", "dev", port, "isolated", "on")
+        self.isolate(number, home.isolated)
 
     def _add_router(self, name: str, outside: str, switch: str, port: str, inside: str) -> None:
         """A router: what comes from inside goes out with its address, and nothing new comes in."""

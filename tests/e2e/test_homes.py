@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,16 @@ def test_boards_that_a_wifi_isolates_train_over_relayed_edges(fleet: Fleet) -> N
         run = Run(fleet, homes, (1, 2, 3), "--relay", rounds=200_000)
         edges = {(f"node-{i}", f"node-{(i + 1) % 3}"): "controller" for i in range(3)}
         until(lambda: run.ways() == edges, "all edges are relayed")
-        assert run.goes_on("in an isolated network")["links"] == []
+        t = run.goes_on("in an isolated network")["round"]
+
+        homes.isolate(0, on=False)
+        began = time.monotonic()
+        until(lambda: run.ways() == {}, "all edges are direct", 60)
+        print(f"direct after {time.monotonic() - began:.0f} s")
+        homes.isolate(0, on=True)
+        until(lambda: run.ways() == edges, "all edges are relayed again", 60)
+        status = run.goes_on("after the ways have changed")
+        assert status["links"] == [] and status["round"] > t and status["faults"] == []
         run.stop()
 
 
