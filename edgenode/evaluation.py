@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgenode.errors import EdgenodeError
@@ -43,6 +43,11 @@ class Evaluation:
     def loss(self) -> float | None:
         """The first metric, if it is the loss."""
         return loss_of(self.metrics)
+
+    def with_metric(self, name: str, value: float) -> Evaluation:
+        """Return it with a metric more, behind all others. Without a test it stays as it is."""
+        found = self.metrics or (() if self.accuracy is None else (Metric("accuracy", self.accuracy),))
+        return replace(self, metrics=(*found, Metric(name, value))) if found else self
 
     def to_log(self) -> dict[str, float]:
         """Return all that was measured: ``test/accuracy`` if it has no name, or ``test/NAME``."""

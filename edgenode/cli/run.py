@@ -80,7 +80,7 @@ def run(
         from edgenode.node.node_process import run_node
         from edgenode.node.task_workload import TaskWorkload
     try:
-        run_node(options, TaskWorkload(config, options.name, warn=warn))
+        run_node(options, TaskWorkload(config, options.name, state_dir=options.state_dir, warn=warn))
     except KeyboardInterrupt:
         click.echo(f"edgenode: results so far are in {options.state_dir}", err=True)
         raise

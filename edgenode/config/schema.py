@@ -16,6 +16,7 @@ from edgenode.config.sections import (
     COMPRESSORS,
     SECTIONS,
     AlgorithmSection,
+    PrivacySection,
     RunSection,
     TaskSection,
     TopologySection,
@@ -75,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     run: RunSection = RunSection()
     task: TaskSection = TaskSection()
+    privacy: PrivacySection = PrivacySection()
     algorithm: AlgorithmSection = AlgorithmSection()
     topology: TopologySection = TopologySection()
 

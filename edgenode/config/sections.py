@@ -35,6 +35,7 @@ Positive = Annotated[float, Meta(gt=0, title="a number above 0")]
 NotNegative = Annotated[float, Meta(ge=0, title="a number, 0 or more")]
 Fraction = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 FractionBelow1 = Annotated[float, Meta(ge=0, lt=1, title="a number from 0 to below 1")]
+Probability = Annotated[float, Meta(gt=0, lt=1, title="a number above 0 and below 1")]
 FractionAbove0 = Annotated[float, Meta(gt=0, le=1, title="a number above 0 and at most 1")]
 PositiveOrUnset = Annotated[Positive | None, Meta(title="a number above 0, or unset")]
 AtLeast1OrUnset = Annotated[AtLeast1 | None, Meta(title="a whole number, 1 or more, or unset")]
@@ -183,6 +184,31 @@ class TaskSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return bool(self.entry) or self.dataset == "imagefolder"
 
 
+class PrivacySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Differential privacy for each training sample of a node (docs/privacy.md). It is on if epsilon or noise is set.
+
+    The combinations that have no guarantee are refused by `load`.
+    """
+
+    epsilon: Annotated[PositiveOrUnset, "privacy budget of a node, after which it trains no more (unset: no limit)"] = (
+        None
+    )
+    delta: Annotated[Probability, "chance with which the guarantee of epsilon may fail"] = 1e-5
+    noise: Annotated[
+        PositiveOrUnset,
+        "noise, as a multiple of clip_norm (unset: as much as the planned steps of a node need for epsilon)",
+    ] = None
+    clip_norm: Annotated[Positive, "length to which a longer gradient of a sample is clipped"] = 1.0
+    reproducible: Annotated[
+        bool, "draw the noise from run.seed, which all nodes know: without a guarantee, for tests alone"
+    ] = False
+
+    @property
+    def on(self) -> bool:
+        """Return whether training is differentially private."""
+        return self.epsilon is not None or self.noise is not None
+
+
 class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The averaging of models, and the content of a push. `load` checks that the keys fit each other."""
 
@@ -256,6 +282,7 @@ class TopologySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "run": RunSection,
     "task": TaskSection,
+    "privacy": PrivacySection,
     "algorithm": AlgorithmSection,
     "topology": TopologySection,
 }

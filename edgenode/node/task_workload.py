@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgenode import factory
@@ -14,6 +15,7 @@ from edgenode.errors import ConfigError
 from edgenode.node.background import Worker, WorkerThread
 from edgenode.node.task_warnings import task_warnings
 from edgenode.node.workload import ModelSize
+from edgenode.storage.privacy_ledger import FileLedger
 
 if TYPE_CHECKING:
     from edgenode.tasks.flat_params import FlatParameters
@@ -28,13 +30,21 @@ class TaskWorkload:
     Args:
         name: the name of the node.
         other: the workload of another node in this process. The two share the task, and the data if it is cut.
+        state_dir: the node's folder, where its noisy steps are counted. None forgets them with the process.
         warn: takes what is allowed and yet probably not intended, once the first trainer is made.
     """
 
     def __init__(
-        self, config: Config, name: str, other: TaskWorkload | None = None, warn: Callable[[str], None] | None = None
+        self,
+        config: Config,
+        name: str,
+        other: TaskWorkload | None = None,
+        *,
+        state_dir: Path | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self._config, self._name, self._other, self._warn = config, name, other, warn
+        self._ledger = None if state_dir is None else FileLedger(state_dir)
         self._task: Task | None = None
         self._source: DataSource | None = None
 
@@ -72,6 +82,10 @@ class TaskWorkload:
             if samples < nodes:
                 raise ConfigError(f"run.nodes = {nodes}, but there are only {samples} training samples to cut")
             samples = -(-samples // nodes)
+        if config.privacy.on:
+            from edgenode.tasks.private_steps import coarse
+
+            samples = coarse(samples)
         return DataSize(samples, config.task.samples_per_round)
 
     def model_size(self) -> ModelSize:
@@ -95,7 +109,10 @@ class TaskWorkload:
         data = source.local(self._node, shard, shards)
         run = RunLength(config.run.rounds // factory.exchange_rounds(config), epoch.rounds)
         settings, device = factory.train_settings(config), factory.device(config)
-        trainer = TaskTrainer(task, data, settings, run, seed=config.run.seed, device=device, node=self._node)
+        trainer = TaskTrainer(
+            task, data, settings, run, seed=config.run.seed, device=device, node=self._node,
+            privacy=factory.privacy(config, self._ledger),
+        )  # fmt: skip
         if self._warn is not None:
             tensors = [size for _, size in trainer.layout]
             for text in task_warnings(config, tensors, trainer.samples, data.classes, epoch.rounds):

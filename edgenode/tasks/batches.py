@@ -80,6 +80,10 @@ class Batches:
         """A batch, on the device."""
         return read_batch(self._data, self.indices(number), self._collate, self._device)
 
+    def at(self, places: Tensor) -> Batch:
+        """The batch of the samples at these positions in `samples`, on the device."""
+        return read_batch(self._data, self.samples[places], self._collate, self._device)
+
     def sample(self) -> Batch:
         """Every k-th sample, at most `EVALUATION_BATCH` in all."""
         chosen = self.samples[:: math.ceil(len(self.samples) / EVALUATION_BATCH)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from edgenode.errors import ConfigError
 
@@ -37,3 +39,13 @@ def deterministic(device: torch.device) -> AbstractContextManager[None]:
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
+def channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Order images [N, C, H, W] in memory as [N, H, W, C]. The layers of a model keep the order of their input."""
+    return tuple(
+        given.to(memory_format=torch.channels_last)
+        if isinstance(given, Tensor) and given.dim() == 4 and given.is_floating_point()
+        else given
+        for given in inputs
+    )

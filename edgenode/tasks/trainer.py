@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from edgenode.errors import CheckpointError, Diverged
 from edgenode.evaluation import NOT_TESTED, Evaluation, Evaluations
 from edgenode.tasks.averaged_buffers import AveragedBuffers
+from edgenode.tasks.batch_statistics import cumulative_statistics
 from edgenode.tasks.batches import Batches, all_batches
-from edgenode.tasks.devices import deterministic, find_device, precision
+from edgenode.tasks.devices import channels_last, deterministic, find_device, precision
 from edgenode.tasks.flat_params import FlatModel, FlatParameters, Vector
 from edgenode.tasks.growth import PREFIX as GROWTH_PREFIX
 from edgenode.tasks.growth import Growth
@@ -34,6 +35,8 @@ from edgenode.tasks.local_steps import STEPS, MeasuredSteps, Steps
 from edgenode.tasks.logit_adjustment import LogitAdjustment
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.plain_names import class_name, plain_state_dict
+from edgenode.tasks.private_steps import PREFIX as PRIVACY_PREFIX
+from edgenode.tasks.private_steps import Privacy, PrivateSteps, coarse
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.shared_part import OWN_PREFIX
@@ -68,6 +71,7 @@ class TaskTrainer:
         run: its length, from which learning rates follow.
         seed: the seed of the run. All nodes with one seed start from the same model.
         node: the node that the model's own part is for.
+        privacy: makes the steps differentially private.
 
     Attributes:
         remedy: the key to lower if training diverges.
@@ -87,6 +91,7 @@ class TaskTrainer:
         seed: int,
         device: str = "cpu",
         node: NodeInfo = _ANY_NODE,
+        privacy: Privacy | None = None,
     ) -> None:
         self._task, self._data, self._settings, self._run, self._node = task, data, settings, run, node
         self._seed, self._shard, self._device = seed, data.shard, find_device(device)
@@ -95,7 +100,8 @@ class TaskTrainer:
             data.train, data.indices, settings.batch_size, task.collate,
             seed=seed, shard=data.shard, device=self._device,
         )  # fmt: skip
-        self._growth = Growth(data, self.batches)
+        # Samples that are added during a run would change the chance of each sample to be in a step.
+        self._growth = Growth(data if privacy is None else replace(data, own=False), self.batches)
         self._adjustment = LogitAdjustment(data.train, self.batches) if settings.loss == "balanced" else None
         self._flat = self._fresh_model()
         self._descent = build_descent(task, self._flat, settings, run)
@@ -105,6 +111,11 @@ class TaskTrainer:
         count = settings.local_steps
         self._steps = MeasuredSteps() if count == "auto" else Steps(count)
         self._evaluations = Evaluations()
+        self._private = (
+            None
+            if privacy is None
+            else PrivateSteps(self._flat, privacy, settings, len(self.batches), run.rounds, seed=(seed, data.shard))
+        )
         self._averaged = AveragedBuffers(self._flat if settings.buffers == "average" else None)
         self.size = self._flat.size + self._averaged.size
         self.layout = (*self._flat.layout, *self._averaged.layout)
@@ -119,8 +130,8 @@ class TaskTrainer:
 
     @property
     def samples(self) -> int:
-        """The number of training samples of this node at its first round."""
-        return self._growth.samples
+        """The number of training samples of this node at its first round, to a power of two if it is private."""
+        return self._growth.samples if self._private is None else coarse(self._growth.samples)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -132,7 +143,7 @@ class TaskTrainer:
             model = new_model(self._task, self._node)
         model = model.to(self._device)
         if self._settings.memory_format == "channels_last":
-            model.register_forward_pre_hook(_channels_last)
+            model.register_forward_pre_hook(channels_last)
         shared = self._settings.shared or None
         if any(parameter.dtype != torch.float32 for parameter in model.parameters() if parameter.requires_grad):
             return FlatParameters(model, shared)
@@ -168,7 +179,8 @@ class TaskTrainer:
         vector, is_difference = self._flat.after_steps()
         if self._averaged.size:
             vector, is_difference = self._with_buffers(t, z, vector, is_difference), True
-        return LocalStep(vector, sum(losses) / len(losses), is_difference)
+        loss = None if self._private else sum(losses) / len(losses)  # a private node's would tell of samples
+        return LocalStep(vector, loss, is_difference)
 
     def _load(self, z: Vector) -> None:
         self._flat.load(z[: self._flat.size] if self._averaged.size else z)
@@ -183,18 +195,30 @@ class TaskTrainer:
         return z
 
     def _step(self, step: int) -> float:
-        """Take one step, and return its mean loss."""
+        """Take one step, and return its mean loss, or 0 if the node is private."""
+        if self._private is not None:
+            return self._private_step(self._private, step)
         count = self._settings.accumulate
         self._flat.clear_gradients()
         losses = [self._differentiate(number) for number in range(step * count, (step + 1) * count)]
         loss = sum(losses) / count
         if not math.isfinite(loss):
             raise Diverged(f"the loss is {loss}")
+        self._descend()
+        return loss
+
+    def _descend(self) -> None:
         if self._settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._flat.model.parameters(), self._settings.clip_norm)
         self._read.wait()
         self._descent.step()
-        return loss
+
+    def _private_step(self, private: PrivateSteps, step: int) -> float:
+        if (chosen := private.begin_step(step)) is not None:
+            with self._drawing(step):
+                private.differentiate(chosen, lambda places: self._loss(self.batches.at(places)))
+            self._descend()
+        return 0.0
 
     def _differentiate(self, number: int) -> float:
         """Add the gradient of a batch to the step's gradients, and return its loss."""
@@ -224,7 +248,8 @@ class TaskTrainer:
 
         Raises EdgenodeError if it is not what an evaluation can be.
         """
-        return self._measure(z, self._test_batches())
+        found = self._measure(z, self._test_batches())
+        return found if self._private is None else found.with_metric("epsilon", self._private.budget.epsilon)
 
     def _test_batches(self) -> Iterable[Batch]:
         test = self._data.test
@@ -245,15 +270,15 @@ class TaskTrainer:
         source = f"{type(self._task).__name__}.evaluate"
         return NOT_TESTED if measured is None else self._evaluations.read(measured, source)
 
-    def loss(self, z: Vector) -> float:
+    def loss(self, z: Vector) -> float | None:
         """Return the share of test samples that `z` [size] gets wrong, or its loss: that of the test if it is the first
-        metric, or the mean on a sample of this shard.
+        metric, or the mean on a sample of this shard. A private node tells nothing without a test.
         """
         buffers = [(tensor, tensor.clone()) for tensor in self._flat.model.buffers()]
         self.measure_statistics(z)
         tested = self.evaluate(z)
         loss = tested.loss if tested.accuracy is None else 1.0 - tested.accuracy
-        if loss is None:
+        if loss is None and self._private is None:
             with torch.no_grad(), self._drawing(0):
                 loss = float(self._loss(self.batches.sample()))
         for tensor, before in buffers:
@@ -270,7 +295,7 @@ class TaskTrainer:
         if self._averaged.size:
             self._averaged.load(self._flat, z[self._flat.size :])
             return
-        with _cumulative_statistics(self._flat.model) as any_layers, torch.no_grad():
+        with cumulative_statistics(self._flat.model) as any_layers, torch.no_grad():
             first, _ = self.batches.began
             count = min(STATISTICS_BATCHES, self.batches.per_pass) if any_layers else 0
             for number in range(first, first + count):
@@ -289,6 +314,7 @@ class TaskTrainer:
             self._descent.state(copy=read is None)
             | self._steps.state()
             | self._growth.state()
+            | ({} if self._private is None else self._private.state())
             | {name: t.cpu().numpy().copy() for name, t in self._buffers().items()}
             | self._flat.part.own_state()
         )
@@ -304,7 +330,10 @@ class TaskTrainer:
                 raise CheckpointError(f"{name!r} has shape {saved[name].shape}, not {tuple(tensor.shape)}")
         self._flat.part.load_own_state(state)
         self._growth.load(state)
-        rest = {n: v for n, v in state.items() if n not in saved and not n.startswith((GROWTH_PREFIX, OWN_PREFIX))}
+        others = (GROWTH_PREFIX, OWN_PREFIX, PRIVACY_PREFIX)
+        rest = {name: value for name, value in state.items() if name not in saved and not name.startswith(others)}
+        if self._private is not None:
+            self._private.load_state(state)
         self._steps.load_state(rest)
         self._descent.load_state({name: value for name, value in rest.items() if name != STEPS})
         for name, tensor in buffers.items():
@@ -317,31 +346,3 @@ class TaskTrainer:
         """Return the state dict of the model `z` [size] with this node's buffers, on the CPU. It is the model's own."""
         self._load(z)
         return {name: value.detach().cpu() for name, value in plain_state_dict(self._flat.model).items()}
-
-
-@contextmanager
-def _cumulative_statistics(model: nn.Module) -> Iterator[bool]:
-    """Reset the BatchNorm layers of a model, and let them average equally over all batches to come.
-
-    As torch.optim.swa_utils.update_bn does it. Yields whether there are any.
-    """
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-    try:
-        yield bool(layers)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-
-
-def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Order images [N, C, H, W] in memory as [N, H, W, C]. The layers of a model keep the order of their input."""
-    return tuple(
-        given.to(memory_format=torch.channels_last)
-        if isinstance(given, Tensor) and given.dim() == 4 and given.is_floating_point()
-        else given
-        for given in inputs
-    )

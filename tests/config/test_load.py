@@ -499,3 +499,25 @@ def test_algorithm_that_cannot_overlap_is_refused_with_the_reason(name: str, why
     reason = f"run.overlap = 2, but with {name} it must be 0: {why}; use scsp, sp or sgp"
     with pytest.raises(ConfigError, match=re.escape(reason)):
         load(None, {"run.overlap": 2, "algorithm.name": name}, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("task.objective", "samples", '"equal": weights tell the numbers of samples'),
+        ("task.loss", "balanced", '"cross_entropy": the loss tells the numbers of samples of each class'),
+        ("task.validation", 0.2, "0.0: an evaluation would tell of training samples"),
+        ("task.precision", "bfloat16", '"float32": gradients of single samples need it'),
+        ("task.local_steps", "auto", "1: privacy.noise follows from the number of steps"),
+        ("algorithm.name", "skew-scout", '"scsp": it tests models on training samples'),
+    ],
+)
+def test_what_tells_more_than_privacy_covers_is_refused(key: str, value: object, why: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"but with [privacy] it must be {why}")):
+        load(None, {"privacy.epsilon": 3, key: value}, {})
+    load(None, {key: value}, {})
+
+
+def test_privacy_is_on_if_a_budget_or_a_noise_is_set() -> None:
+    given = ({}, {"privacy.delta": 1e-6}, {"privacy.epsilon": 8}, {"privacy.noise": 1})
+    assert [load(None, keys, {}).privacy.on for keys in given] == [False, False, True, True]

@@ -27,6 +27,8 @@ OTHER: dict[str, Any] = {
     "task.decay": 0.5, "task.warmup_epochs": 1, "task.augment": True,
     "task.precision": "bfloat16",
     "task.memory_format": "channels_last",
+    "privacy.epsilon": 3.0, "privacy.delta": 1e-6, "privacy.noise": 1.1, "privacy.clip_norm": 0.5,
+    "privacy.reproducible": True,
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.liars": 1,

@@ -20,11 +20,11 @@ from edgenode.errors import CheckpointError, ConfigError, Diverged, LocalProtoco
 from edgenode.evaluation import Evaluation, Metric
 from edgenode.node.workload import SHARED_STATE
 from edgenode.tasks import datasets
-from edgenode.tasks.devices import find_device, precision
+from edgenode.tasks.devices import channels_last, find_device, precision
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength, Task
-from edgenode.tasks.trainer import TaskTrainer, _channels_last
+from edgenode.tasks.trainer import TaskTrainer
 from tests.tasks.small_trainer import Digits, digits_trainer, local_update, run, small_net, small_trainer
 from tests.torch_versions import has_muon
 
@@ -153,7 +153,7 @@ def test_memory_format_changes_only_how_images_lie() -> None:
 
 def test_memory_format_leaves_what_is_no_image() -> None:
     given = torch.zeros(2, 3, 4), torch.zeros(2, 3, 4, 5, dtype=torch.int64), {"mask": 1}
-    assert all(a is b for a, b in zip(_channels_last(nn.Identity(), given), given, strict=True))
+    assert all(a is b for a, b in zip(channels_last(nn.Identity(), given), given, strict=True))
 
 
 def test_device_without_bfloat16_is_a_config_error() -> None:
