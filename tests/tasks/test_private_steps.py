@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.evaluation import Metric
+from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.privacy_budget import MemoryLedger, Spending
 from edgenode.tasks.private_steps import Privacy, coarse
@@ -208,3 +209,17 @@ def test_earlier_runs_on_the_same_data_count() -> None:
     ledger = MemoryLedger()
     ledger.write((Spending(0.5, 1.0, 50),))
     assert not change(trainer(privacy(epsilon=1.0, noise=None, ledger=ledger))).any()
+
+
+@pytest.mark.slow
+def test_private_node_learns_the_digits() -> None:
+    task = ImageTask(norm="group")
+    data = LocalData.whole(task.train_data(NodeInfo("n")), task.test_data(NodeInfo("n")))
+    chosen = TrainSettings(batch_size=128, learning_rate=0.5, weight_decay=0.0)
+    private = TaskTrainer(task, data, chosen, RunLength(60, 10), seed=0, privacy=privacy(epsilon=8.0, noise=None))
+    z = private.initial()
+    for t in range(60):
+        z = private.train(t, z).vector.copy()
+    measured = dict_of(private.evaluate(z).metrics)
+    assert measured["accuracy"] > 0.8
+    assert 7.9 < measured["epsilon"] <= 8
