@@ -204,8 +204,14 @@ def _pieces(flat: Tensor, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
 
 def _may_move(parameter: nn.Parameter) -> bool:
     """Return whether a parameter can lie in other memory of the CPU, with its numbers in the order of positions."""
-    is_plain = type(parameter) is nn.Parameter and parameter.device.type == "cpu"
-    return is_plain and parameter.is_contiguous() and not parameter.is_shared()  # type: ignore[no-untyped-call]
+    is_plain = type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.is_contiguous()
+    return is_plain and not parameter.is_shared() and not _is_seen(parameter)  # type: ignore[no-untyped-call]
+
+
+def _is_seen(parameter: nn.Parameter) -> bool:
+    """Return whether another tensor shows the memory of a parameter. It would go on to show that, were it to move."""
+    uses = getattr(torch._C, "_storage_Use_Count", None)
+    return uses is None or uses(parameter.untyped_storage()._cdata) > 2  # itself, and the storage that is asked
 
 
 def _lies_in(parameter: Tensor, piece: Tensor) -> bool:

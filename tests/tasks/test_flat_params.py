@@ -170,6 +170,18 @@ def test_parameters_that_move_away_are_copied() -> None:
     assert np.array_equal(flat.read(), vector)
 
 
+def test_parameter_that_another_tensor_shows_stays() -> None:
+    """An optimiser of one's own may hold it."""
+    model = nn.Linear(3, 2)
+    held = model.weight.data
+    flat = FlatParameters(model, in_place=True)
+    held += 1
+    after, _ = flat.after_steps()
+    assert np.array_equal(after[:6], held.numpy().ravel())
+    assert np.array_equal(after[:6], model.weight.detach().numpy().ravel())
+    assert model.bias.data_ptr() == flat.staging[6:].ctypes.data
+
+
 def test_parameters_in_another_order_or_format_stay_where_they_are() -> None:
     images = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
     flat, vector = FlatParameters(images, in_place=True), random_vector(108)
