@@ -28,8 +28,6 @@ from edgenode.errors import ConfigError, GraphError
 
 if TYPE_CHECKING:
     from edgenode.tasks.local_data import Cut
-    from edgenode.tasks.privacy_budget import Ledger
-    from edgenode.tasks.private_steps import Privacy
     from edgenode.tasks.settings import TrainSettings
     from edgenode.tasks.task import NodeInfo, Task
 
@@ -325,13 +323,6 @@ def train_settings(config: Config) -> TrainSettings:
 
     settings = TrainSettings(**{field.name: getattr(config.task, field.name) for field in fields(TrainSettings)})
     return settings if config.algorithm.definition.gossips else replace(settings, buffers="local")
-
-
-def privacy(config: Config, ledger: Ledger | None) -> Privacy | None:
-    """Return the differential privacy of a node whose steps the ledger counts. None if it is off."""
-    from edgenode.tasks.private_steps import Privacy
-
-    return Privacy(**config.as_dict()["privacy"], ledger=ledger) if config.privacy.on else None
 
 
 def device(config: Config) -> str:

@@ -20,6 +20,7 @@ from edgenode.storage.privacy_ledger import FileLedger
 if TYPE_CHECKING:
     from edgenode.tasks.flat_params import FlatParameters
     from edgenode.tasks.local_data import DataSource
+    from edgenode.tasks.private_steps import Privacy
     from edgenode.tasks.task import NodeInfo, Task
     from edgenode.tasks.trainer import TaskTrainer
 
@@ -111,7 +112,7 @@ class TaskWorkload:
         settings, device = factory.train_settings(config), factory.device(config)
         trainer = TaskTrainer(
             task, data, settings, run, seed=config.run.seed, device=device, node=self._node,
-            privacy=factory.privacy(config, self._ledger),
+            privacy=self._privacy(),
         )  # fmt: skip
         if self._warn is not None:
             tensors = [size for _, size in trainer.layout]
@@ -119,6 +120,12 @@ class TaskWorkload:
                 self._warn(text)
             self._warn = None
         return trainer
+
+    def _privacy(self) -> Privacy | None:
+        from edgenode.tasks.private_steps import Privacy
+
+        chosen = self._config.privacy
+        return Privacy(**self._config.as_dict()["privacy"], ledger=self._ledger) if chosen.on else None
 
     def worker(self) -> Worker:
         return WorkerThread()
