@@ -2,7 +2,8 @@
 
 1. A number alone is an accuracy: a fraction from 0 to 1, where more is better.
 2. Of named metrics, the first is an accuracy by any name, or the loss: any number, where less is better.
-3. A node's evaluations have the same names, so each metric has one curve.
+3. Names that differ in case alone are one name.
+4. A node's evaluations have the same names, so each metric has one curve.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ def _named(returned: Mapping[Any, Any], did: str) -> Evaluation:
     for name in returned:
         if not (isinstance(name, str) and is_name(name)):
             raise EdgenodeError(f"{did} a metric called {name!r}, but a name has {RULE}")
+    _refuse_one_name_twice(returned, did)
     metrics = tuple(Metric(name, number(value, f"{did} a metric {name} that")) for name, value in returned.items())
     for metric in metrics:
         if not math.isfinite(metric.value):
@@ -136,6 +138,18 @@ def _named(returned: Mapping[Any, Any], did: str) -> Evaluation:
             "better, or it is called loss"
         )
     return Evaluation(first.value, metrics)
+
+
+def _refuse_one_name_twice(names: Iterable[str], did: str) -> None:
+    """Refuse names that differ in case alone: some databases of trackers take them for one.
+
+    Raises:
+        EdgenodeError: there are two.
+    """
+    seen = dict[str, str]()
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise EdgenodeError(f"{did} two metrics with one name, {other} and {name}: rename one")
 
 
 def _accuracy(value: float, did: str) -> float:

@@ -45,6 +45,7 @@ def test_the_first_of_named_metrics_is_the_accuracy_or_the_loss() -> None:
         ({"loss": float("nan")}, "returned loss = nan, but a metric is a finite number"),
         ({"auc": 0.5, "mAP": float("inf")}, "returned mAP = inf, but a metric is a finite number"),
         ({"auc": 0.5, "f1": None}, "returned a metric f1 that is None, but it must be a number"),
+        ({"auc": 0.5, "f1": 0.5, "AUC": 0.6}, "returned two metrics with one name, auc and AUC: rename one"),
         ({"a b": 0.5}, "returned a metric called 'a b', but a name has 1 to 63 ASCII letters, digits or ._-"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from edgenode.errors import ConfigError
-from edgenode.mesh import Mesh
+from edgenode.mesh import Mesh, misuse
 from edgenode.mesh.framework_data import FrameworkData
 from edgenode.mesh.mesh_trainer import Measured
 
@@ -49,6 +49,7 @@ class FrameworkLoop:
 
     def evaluate(self, fn: F) -> F:
         """Register what tests the model, as `Mesh.evaluate` does."""
+        misuse.refuse_second_test(self._test, fn)
         self._test = fn
         return fn
 

@@ -248,6 +248,7 @@ class Mesh:
             ... def accuracy() -> float:
             ...     return (model(test_images).argmax(1) == test_labels).float().mean().item()
         """
+        misuse.refuse_second_test(self._test, fn)
         self._test = fn
         return fn
 

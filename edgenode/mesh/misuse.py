@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -119,6 +119,21 @@ def refuse_replaced_parameters(before: Mapping[str, nn.Parameter], model: nn.Mod
                 f"mesh.loop: the parameter {name} was replaced, added or removed after Mesh(...): change the layers "
                 "first, then create the optimiser, then the Mesh"
             )
+
+
+def refuse_second_test(registered: Callable[..., Any] | None, fn: Callable[..., Any]) -> None:
+    """Refuse a function that tests the model, if another one is registered. A notebook may run a cell again.
+
+    Raises:
+        ConfigError: the first would be replaced without a word.
+    """
+    if registered is None:
+        return
+    before, now = (getattr(test, "__qualname__", "a function") for test in (registered, fn))
+    if before != now:
+        raise ConfigError(
+            f"mesh.evaluate: {before} is registered already, and {now} would replace it: return all metrics in one dict"
+        )
 
 
 not_looped = set[int]()  # every Mesh that has no loop yet, by its id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -199,6 +200,86 @@ def test_a_loader_without_a_number_of_samples_is_refused(make_mesh: MakeMesh, lo
     mesh = make_mesh(nn.Linear(2, 1), settings={"task.objective": "samples"})
     with pytest.raises(ConfigError, match=f'task.objective = "samples": the loader {reason}'):
         mesh.loop(loader)
+
+
+def test_a_second_test_function_is_refused(make_mesh: MakeMesh) -> None:
+    mesh = make_mesh(nn.Linear(2, 1))
+
+    def accuracy() -> float:
+        return 0.5
+
+    mesh.evaluate(accuracy)
+    mesh.evaluate(accuracy)  # as of a cell that runs again
+    with pytest.raises(ConfigError, match=r"accuracy is registered already, and .*recall would replace it: return all"):
+
+        @mesh.evaluate
+        def recall() -> float:
+            return 0.5
+
+
+WRONG_USE = """
+import sys
+from torch import nn
+from torch.utils.data import DataLoader
+import edgenode
+
+model = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+index, use = int(sys.argv[1]), sys.argv[2]
+uses = {
+    "nothing matches": {"shared": "bodi"},
+    "all is local": {"shared": ()},
+    "other parts": {"shared": ["body", "head.bias"][: 2 - index]},
+    "no samples": {"samples": 0},
+    "empty loader": {"settings": {"task.objective": "samples"}},
+}
+mesh = edgenode.Mesh(model, None, **uses.get(use, {}))
+
+@mesh.evaluate
+def score():
+    return {"auc": 0.5, "AUC": 0.6} if use == "one name" else 0.5
+
+if __name__ == "__main__":
+    for _ in mesh.loop(DataLoader([]) if use == "empty loader" else [0]):
+        mesh.step()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["simulate", "launch"])
+@pytest.mark.parametrize(
+    ("use", "line"),
+    [
+        (
+            "nothing matches",
+            r"ConfigError: shared: 'bodi' matches no trainable parameter of the model, whose parts are body, head",
+        ),
+        (
+            "all is local",
+            "ConfigError: shared is empty, so the nodes would exchange nothing: name a part, or leave it out for all",
+        ),
+        ("other parts", r"node-. .*shared parameter head\.bias is .*absent.*"),
+        ("one name", "mesh.evaluate: score returned two metrics with one name, auc and AUC: rename one"),
+        ("no samples", r"ConfigError: Mesh: samples is 0, but it must be a whole number from 1 to 2\*\*40, or None"),
+        (
+            "empty loader",
+            'ConfigError: task.objective = "samples": the loader has no samples, so this node would count nothing',
+        ),
+    ],
+)
+def test_wrong_use_of_two_nodes_ends_with_its_line(tmp_path: Path, command: str, use: str, line: str) -> None:
+    (tmp_path / "train.py").write_text(WRONG_USE)
+    words = [command, "--nodes", "2", "--set", "run.rounds=4", "train.py", "--", "{index}", use]
+    ended = subprocess.run(
+        [sys.executable, "-m", "edgenode", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode != 0
+    lines = (ended.stdout + ended.stderr).splitlines()
+    assert [found for found in lines if re.search(f"{line}$", found)], ended.stdout + ended.stderr
 
 
 NO_LOOP = """
