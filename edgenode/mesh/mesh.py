@@ -16,7 +16,7 @@ from edgenode import factory
 from edgenode.errors import ConfigError, EdgenodeError, described
 from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
-from edgenode.mesh.loop_exit import is_left_on_purpose
+from edgenode.mesh.loop_exit import advancing, is_left_on_purpose
 from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
 from edgenode.mesh.node_thread import NodeThread
 from edgenode.mesh.passes import Passes
@@ -173,12 +173,12 @@ class Mesh:
                 self._last_step_in = passes.number  # the pass of the checkpoint
                 for batch in passes.batches() if not self._done else ():
                     misuse.refuse_pass_without_step(passes.number - self._last_step_in)
-                    self._may_step = True
+                    self._may_step, advanced_by = True, advancing(sys._getframe(1))
                     yield batch
                     if self._done:
                         break
             except GeneratorExit:
-                if is_left_on_purpose(sys._getframe(1)):
+                if is_left_on_purpose(sys._getframe(1), advanced_by):
                     self._leave()
                 else:
                     ending.stop_soon()

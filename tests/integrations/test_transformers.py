@@ -189,6 +189,29 @@ def test_adapters_of_the_run_are_saved_and_loaded(alone: Arguments, tmp_path: Pa
     assert equal(begins[0], adapters(run)) and not equal(begins[0], adapters(loaded))
 
 
+def test_adapters_resume_to_the_bit(alone: Arguments, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    def trained(arguments: dict[str, Any], *callbacks: Any) -> dict[str, torch.Tensor]:
+        lora = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], lora_dropout=0.1)
+        model = peft.get_peft_model(bert(), lora)
+        of_model = trainer(model, callback(arguments), tmp_path)
+        for one in callbacks:
+            of_model.add_callback(one)
+        of_model.train()
+        assert of_model.state.global_step == 12
+        return {name: value.clone() for name, value in peft.get_peft_model_state_dict(model).items()}
+
+    arguments = alone()
+    whole = trained({**arguments, "state_dir": tmp_path / "whole"})
+    with pytest.raises(KeyError):
+        trained(arguments, Fails())
+    gc.collect()  # the node ends with its loop
+    resumed = trained(arguments)  # from the checkpoint before round 5
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
 def test_only_adapters_are_exchanged(alone: Arguments, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(bert(), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgenode.mesh.loop_exit import is_left_on_purpose
+from edgenode.mesh.loop_exit import advancing, is_left_on_purpose
 
 left = list[bool]()  # of each loop that was dropped: whether on purpose
 
@@ -17,9 +17,10 @@ left = list[bool]()  # of each loop that was dropped: whether on purpose
 def batches() -> Iterator[int]:
     try:
         while True:
+            advanced_by = advancing(sys._getframe(1))
             yield 1
     except GeneratorExit:
-        left.append(is_left_on_purpose(sys._getframe(1)))
+        left.append(is_left_on_purpose(sys._getframe(1), advanced_by))
         raise
 
 
@@ -113,3 +114,19 @@ def test_break_and_return_are_on_purpose(leave: Callable[[Wrap], Any], on_purpos
     with contextlib.suppress(KeyError, ValueError, KeyboardInterrupt, SystemExit):
         leave(wrap)
     assert left == [on_purpose]
+
+
+def test_loop_that_a_framework_drops_is_not_left() -> None:
+    """A Trainer advances its loop in a callback. An exception that is handled drops the Trainer anywhere."""
+    left.clear()
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.turns = batches()
+
+        def train(self) -> Trainer:
+            next(self.turns)
+            return self
+
+    Trainer().train()  # and drop it, as break drops an iterator
+    assert left == [False]
