@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,6 +139,8 @@ def _resume(trainer: Trainer, progress: Progress) -> None:
     Lightning, when it resumes from a checkpoint of this hook, omits the validation and the hooks of an epoch's end that
     would follow. To run them, this sets the loops to the state after the batch, with its validation under way.
     """
+    # Lightning does not know that FrameworkData keeps the position in the loader.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
     fit, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
     fit.load_state_dict(progress["loops"])
     for callback in trainer.callbacks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,10 @@ def test_restart_continues_with_optimiser_and_schedule(alone: Arguments) -> None
     with pytest.raises(KeyError):
         fit(broken, callback(arguments))
     module, mesh = Module(), callback(arguments)
-    trainer = fit(module, mesh)  # from the checkpoint before round 5
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        trainer = fit(module, mesh)  # from the checkpoint before round 5
+    assert [str(warning.message) for warning in heard if "resum" in str(warning.message)] == []
     assert (trainer.global_step, trainer.current_epoch, module.epochs) == (12, 4, [1, 2, 2, 2, 3, 3, 3])
     assert module.rates == pytest.approx([0.01 * 0.5**t for t in range(5, 12)])
     assert trainer.optimizers[0].state_dict()["state"][0]["step"] == 12
