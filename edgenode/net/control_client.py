@@ -102,7 +102,8 @@ class ControlLink:
         try:
             target = self.target = await self._find()
             shown = self._key_id()
-            async with channel(target, self._identity.security, CONTROLLER.dns_name) as to_controller:
+            security, connect_s = self._identity.security, self._outage.connect_s
+            async with channel(target, security, CONTROLLER.dns_name, connect_s) as to_controller:
                 stream = control_pb2_grpc.ControlServiceStub(to_controller).Attend()
                 try:
                     await stream.write(join_to_wire(self._identity, self._join(target)))

@@ -10,6 +10,7 @@ import grpc.aio
 
 from edgenode.net.proto import credential_pb2 as pb
 from edgenode.net.proto import credential_pb2_grpc
+from edgenode.net.retry import PATIENT_CONNECT_S
 from edgenode.net.rpc import channel, refused
 from edgenode.net.tls import Security
 from edgenode.security import certificates
@@ -59,7 +60,8 @@ class CredentialClient:
         return str((await self._call(lambda stub: stub.Revoke(request, timeout=_TIMEOUT_S))).id)
 
     async def _call(self, call: Callable[[credential_pb2_grpc.CredentialServiceStub], Awaitable[R]]) -> R:
-        async with channel(self._target, self._security, CONTROLLER.dns_name) as to_controller:
+        dialled = channel(self._target, self._security, CONTROLLER.dns_name, PATIENT_CONNECT_S)
+        async with dialled as to_controller:
             try:
                 return await call(credential_pb2_grpc.CredentialServiceStub(to_controller))
             except grpc.aio.AioRpcError as exc:

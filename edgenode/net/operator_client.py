@@ -19,6 +19,7 @@ from edgenode.net.operator_wire import GRAPH, reply_from_wire
 from edgenode.net.proto import operator_pb2 as pb
 from edgenode.net.proto import operator_pb2_grpc
 from edgenode.net.reasons import unreachable
+from edgenode.net.retry import PATIENT_CONNECT_S
 from edgenode.net.rpc import channel, refused
 from edgenode.net.status_wire import CLUSTER_STATUS
 from edgenode.net.tls import INSECURE, MutualTls, Security
@@ -114,7 +115,7 @@ async def operator_client(
     Raises:
         TransportError: no controller answers there in time. None is no limit.
     """
-    async with channel(target, security, CONTROLLER.dns_name) as to_controller:
+    async with channel(target, security, CONTROLLER.dns_name, PATIENT_CONNECT_S) as to_controller:
         try:
             await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
         except TimeoutError as exc:

@@ -16,7 +16,7 @@ from edgenode.core.topology.period import DataSize
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.reasons import failure
-from edgenode.net.retry import Backoff, Outage, retry
+from edgenode.net.retry import CONNECT_S, PATIENT_CONNECT_S, Backoff, Outage, retry
 from edgenode.net.rpc import channel, parsed
 from edgenode.net.text_wire import line_from_wire
 from edgenode.net.wire import DATA_SIZE, SAVED, Identity, name_conflict
@@ -60,7 +60,7 @@ async def meet(target: str, identity: Identity, waiting: Callable[[str, str], No
 
     async def attempt() -> Met:
         try:
-            reply = await _met(target, identity, _MEET_S)
+            reply = await _met(target, identity, _MEET_S, connect_s=outage.connect_s)
         except grpc.aio.AioRpcError as exc:
             raise failure("", exc) from exc
         theirs = identity.check(reply.identity, target)
@@ -107,7 +107,8 @@ async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> N
         async with asyncio.timeout(timeout_s):  # gRPC does not say why it cannot connect
             _, writer = await asyncio.open_connection(*split_address(target))
         writer.transport.abort()
-        async with channel(target, identity.security, Subject("node", to).dns_name) as to_peer:
+        server = Subject("node", to).dns_name
+        async with channel(target, identity.security, server, PATIENT_CONNECT_S) as to_peer:
             request = peer_pb2.MeetRequest(identity=identity.to_wire())
             reply = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=_BUSY_S)
     except (OSError, grpc.aio.AioRpcError) as exc:  # a TimeoutError is an OSError
@@ -116,9 +117,10 @@ async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> N
         raise RemoteProtocolError(f"{target} is another node")
 
 
-def _to_node(target: str, identity: Identity, node: str) -> grpc.aio.Channel:
+def _to_node(target: str, identity: Identity, node: str, connect_s: float) -> grpc.aio.Channel:
     """A channel to a node. If only its address is known, some node of the cluster must be there."""
-    return channel(target, identity.security, Subject("node", node).dns_name if node else role_dns_name("node"))
+    server = Subject("node", node).dns_name if node else role_dns_name("node")
+    return channel(target, identity.security, server, connect_s)
 
 
 async def abort(target: str, identity: Identity, reason: str, timeout_s: float) -> None:
@@ -128,9 +130,9 @@ async def abort(target: str, identity: Identity, reason: str, timeout_s: float) 
 
 
 async def _met(
-    target: str, identity: Identity, timeout_s: float, reason: str = "", node: str = ""
+    target: str, identity: Identity, timeout_s: float, reason: str = "", node: str = "", connect_s: float = CONNECT_S
 ) -> peer_pb2.MeetResponse:
-    async with _to_node(target, identity, node) as to_peer:
+    async with _to_node(target, identity, node, connect_s) as to_peer:
         request = peer_pb2.MeetRequest(identity=identity.to_wire(), abort=reason)
         reply: peer_pb2.MeetResponse = await peer_pb2_grpc.PeerServiceStub(to_peer).Meet(request, timeout=timeout_s)
         return reply
@@ -151,7 +153,7 @@ async def fetch_model(
     """
     model = bytearray()
     try:
-        async with _to_node(target, identity, node) as to_peer:
+        async with _to_node(target, identity, node, PATIENT_CONNECT_S) as to_peer:
             request = peer_pb2.FetchModelRequest(identity=identity.to_wire(), own=own)
             async for part in peer_pb2_grpc.PeerServiceStub(to_peer).FetchModel(request, timeout=timeout_s):
                 model += part.chunk

@@ -31,7 +31,7 @@ from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushWriter
 from edgenode.net.relay_client import Relay, Way, way_by
 from edgenode.net.retry import Backoff, Outage, stay_connected
-from edgenode.net.rpc import CONNECT_S, broken, channel, parsed, side_by_side
+from edgenode.net.rpc import broken, channel, parsed, side_by_side
 from edgenode.net.wire import MOST_ANSWERS, Identity, ack_from_wire
 from edgenode.security.subject import Subject
 
@@ -207,8 +207,9 @@ class PeerLink:
         server, security = Subject("node", self.to).dns_name, self._identity.security
         if peer.keys:
             security = await security.knowing(target, server, peer.keys, shown)
-        # A relay first connects to the receiver itself, and says why it cannot. That alone may take CONNECT_S.
-        async with channel(target, security, server, _HELLO_S if way else CONNECT_S) as to_peer:
+        # A relay first connects to the receiver itself, and says why it cannot. That alone may take long.
+        connect_s = _HELLO_S if way else self._outage.connect_s
+        async with channel(target, security, server, connect_s) as to_peer:
             stream = to_peer.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
             try:
                 async with asyncio.timeout(_HELLO_S):

@@ -11,6 +11,7 @@ import stamina
 
 from edgenode.errors import TransportError
 
+CONNECT_S, PATIENT_CONNECT_S = 1.0, 4.0  # TCP, TLS and HTTP/2 take three round trips, by satellite 2 s
 _LOG_EVERY_S = 10.0
 
 T = TypeVar("T")
@@ -40,6 +41,15 @@ class Outage:
         self._log, self._first_s = log, first_s
         self._since: float | None = None
         self._next = 0.0
+
+    @property
+    def connect_s(self) -> float:
+        """The time that the next connection may take.
+
+        Most links are fast. What does not answer on them is off, or blocked, and another way is tried soon.
+        """
+        lasts_s = 0.0 if self._since is None else asyncio.get_running_loop().time() - self._since
+        return min(PATIENT_CONNECT_S, max(CONNECT_S, 2 * lasts_s))
 
     def end(self) -> None:
         """The other side answered."""

@@ -21,6 +21,7 @@ from edgenode.net.limited_log import address_of, limited
 from edgenode.net.listener import bind, why_not
 from edgenode.net.open_files import places_for_links
 from edgenode.net.reasons import failure, why
+from edgenode.net.retry import CONNECT_S
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import role_dns_name
 
@@ -49,7 +50,6 @@ _CHANNEL = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-CONNECT_S = 1.0
 _HANDSHAKE_MS = 10_000
 _MOST_STREAMS = 100  # of a connection. Its client keeps others back
 _SERVER = [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from edgenode.addresses import split_address
 from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.topology.period import DataSize
@@ -103,6 +104,32 @@ async def a_link(
         group.create_task(link.run(), name="link")
         yield link, answered
         link.close()
+
+
+@asynccontextmanager
+async def a_long_way(target: str, one_way_s: float = 0.6) -> AsyncIterator[str]:
+    """An address from which all bytes to host:port, and back, take their time.
+
+    A connection without TLS takes one round trip here, and one with TLS three on a real link.
+    """
+    host, port = split_address(target)
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            asyncio.get_running_loop().call_later(one_way_s, writer.write, data)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, port)
+        with suppress(OSError):
+            await asyncio.wait(
+                [asyncio.ensure_future(carry(reader, back)), asyncio.ensure_future(carry(there, writer))],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        writer.transport.abort()
+        back.transport.abort()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
 
 
 async def until(condition: Callable[[], bool], most_s: float = SOON_S) -> None:

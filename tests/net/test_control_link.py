@@ -35,7 +35,7 @@ from edgenode.net.proto import control_pb2
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 from tests.net.control_ends import CHANGE, PLAN, Controller, Node, both, progress
-from tests.net.peer_ends import SOON_S, until
+from tests.net.peer_ends import SOON_S, a_long_way, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -48,6 +48,13 @@ async def test_node_joins_and_receives_standby() -> None:
         join = Join(node.address, "run", DataSize(640, 32), frozenset({50}), None, False, "p")
         assert controller.events == [Reported("n0", join)]
         assert node.standbys == [Standby(("n0",), 1)]
+
+
+@pytest.mark.slow
+async def test_round_trip_may_be_that_of_satellites() -> None:
+    controller = Controller()
+    async with controller.up() as near, a_long_way(near) as target, Node(target).up():
+        await until(lambda: bool(controller.events), 60)
 
 
 async def test_returning_node_reports_its_plan() -> None:

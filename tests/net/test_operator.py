@@ -21,6 +21,7 @@ from edgenode.net.operator_server import OperatorServer
 from edgenode.net.proto import operator_pb2
 from edgenode.net.rpc import serving
 from edgenode.security.subject import Caller
+from tests.net.peer_ends import a_long_way
 
 
 class Run:
@@ -81,6 +82,17 @@ async def test_status_is_current() -> None:
         assert (await calls.status()).missing == 3
         run.missing = 2
         assert (await calls.status()).missing == 2
+
+
+@pytest.mark.slow
+async def test_round_trip_may_be_that_of_satellites() -> None:
+    run = Run()
+    async with (
+        serving("127.0.0.1:0", [(operator_server.SERVICE, run.server.add_to)], 0.0) as port,
+        a_long_way(f"127.0.0.1:{port}") as target,
+        operator_client(target) as calls,
+    ):
+        assert (await calls.status()).missing == 3
 
 
 async def test_watch_ends_with_the_last_status_of_the_run() -> None:

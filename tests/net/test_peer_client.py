@@ -22,7 +22,7 @@ from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import DigestMismatch, TransportError
 from edgenode.net import peer_client, peer_server
 from edgenode.net.faults import Faults
-from edgenode.net.peer_calls import Met, meet, probe
+from edgenode.net.peer_calls import Met, meet, probe, reach
 from edgenode.net.peer_client import PeerAddresses, PeerLink
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.peers import Peers
@@ -32,7 +32,8 @@ from edgenode.net.tls import MutualTls
 from edgenode.net.wire import CHUNK_BYTES, Identity
 from edgenode.security import certificates
 from edgenode.security.subject import Subject
-from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_message, failure, until
+from tests.net import peer_ends
+from tests.net.peer_ends import N0, N1, SOON_S, Receiver, a_link, a_long_way, a_message, failure, until
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_behind")
 
@@ -88,6 +89,19 @@ async def test_link_waits_for_a_receiver_that_starts_late() -> None:
             await until(lambda: bool(answered))
             link.close()
     assert receiver.rounds == [0]
+
+
+@pytest.mark.slow
+async def test_round_trip_may_be_that_of_satellites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_ends, "SOON_S", 60.0)
+    receiver = Receiver()
+    async with receiver.up() as near, a_long_way(near) as target:
+        met = await meet(target, N0, lambda target, why: None, 30.0)
+        await reach(target, "n1", N0, 2.0)
+        async with a_link(target) as (link, answered):
+            link.push(a_message(0))
+            await until(lambda: bool(answered), 60)
+    assert (met.identity.node, receiver.rounds) == ("n1", [0])
 
 
 async def test_late_unordered_answers_cause_no_repeats() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgenode.errors import RemoteProtocolError, TransportError
-from edgenode.net.retry import Backoff, Outage, retry, stay_connected
+from edgenode.net.retry import CONNECT_S, PATIENT_CONNECT_S, Backoff, Outage, retry, stay_connected
 
 BACKOFF = Backoff(initial_s=0.1, max_s=2.0, jitter_s=0.0)
 
@@ -126,6 +126,20 @@ def test_outage_lasts_until_the_other_side_answers() -> None:
             await retry(Attempts(until_s=now() + 5), outage, BACKOFF)
         assert [since_s for _, since_s, _ in log] == [round(log[0][0])]
         assert log[0][0] >= 10
+
+    play(scenario())
+
+
+def test_connections_may_take_longer_the_longer_an_outage_lasts() -> None:
+    async def scenario() -> None:
+        outage, given = an_outage([]), list[float]()
+        for _ in range(4):
+            given.append(outage.connect_s)
+            await asyncio.sleep(outage.connect_s)
+            outage.note("no answer")
+        assert given == [CONNECT_S, CONNECT_S, 2 * CONNECT_S, PATIENT_CONNECT_S]
+        outage.end()
+        assert outage.connect_s == CONNECT_S
 
     play(scenario())
 
