@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+
+# All that is collected stays, so a pass over it takes time and frees nothing.
+gc.disable()
+
+# Plugins of other packages import those packages, for instance trio.
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
+from hypothesis import settings  # noqa: E402
 
 # On a busy machine one example may take any time. Each test has its own time-out.
 settings.register_profile("edgenode", deadline=None)
@@ -22,6 +29,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # gRPC's fork handlers can deadlock a worker of a DataLoader that is forked beside its threads. `edgenode.mesh` sets the
 # same before it imports gRPC: here another test may have imported it by then.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.conftest import pytest_ignore_collect, state_folder
+from tests.conftest import pytest_collection_finish, pytest_ignore_collect, state_folder
 
-__all__ = ["pytest_ignore_collect", "state_folder"]
+__all__ = ["pytest_collection_finish", "pytest_ignore_collect", "state_folder"]
