@@ -69,7 +69,9 @@ class Target:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.config = fleet.configure({"run.rounds": 1_000_000, "algorithm.name": "sp", "topology.graphs": ["a"]})
+        self.config = fleet.configure(
+            {"run.rounds": 1_000_000, "algorithm.name": "sp", "topology.graphs": ["a"]}, paced=True
+        )
         self.controller = fleet.controller()
         self.nodes = dict(zip(_NAMES, fleet.nodes(4), strict=True))
         self.address = self.controller.logs(r"controller ready .*listen=(\S+)")[1]
@@ -186,10 +188,9 @@ async def test_the_others_end_with_the_accuracy_of_a_clean_run(target: Target) -
     target.fleet.stop(target.processes, "--controller", target.address)
     ended = [json.loads((target.fleet.state(name) / "result.json").read_text())["nodes"][0] for name in _NAMES]
     (rounds,) = {node["rounds"] for node in ended}
-    config = str(target.fleet.folder / "run.toml")
-    target.fleet.command(
-        "simulate", "--config", config, "--set", f"run.rounds={rounds}", "--out", "clean", timeout_s=600
-    )
+    at_full_speed = ("--set", "task.entry=edgenode.tasks.image_task:ImageTask")
+    command = ("simulate", "--config", str(target.fleet.folder / "run.toml"), "--set", f"run.rounds={rounds}")
+    target.fleet.command(*command, *at_full_speed, "--out", "clean", timeout_s=600)
     clean = json.loads((target.fleet.folder / "clean" / "result.json").read_text())["nodes"]
     assert [node["test_accuracy"] for node in ended] == [node["test_accuracy"] for node in clean]
     assert models(target.fleet.folder) == models(target.fleet.folder / "clean")

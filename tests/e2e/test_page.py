@@ -76,7 +76,7 @@ def picture(driver: Chrome, name: str) -> None:
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
     fleet.cluster = "office" if _PICTURES else fleet.cluster
-    fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]})
+    fleet.configure({"run.rounds": 20_000, "run.evaluate_every": 10, "topology.graphs": ["a"]}, paced=True)
     controller = fleet.controller("--http", "127.0.0.1:0")
     nodes = fleet.nodes(4)
     link = controller.logs(r"controller ready .*page=(\S+)")[1]
