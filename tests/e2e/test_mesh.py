@@ -85,6 +85,27 @@ def test_a_killed_node_returns_and_the_run_ends_well(fleet: Fleet, plain: float)
     assert min(accuracies(fleet.folder / "killed")) > plain - 1
 
 
+def test_a_launch_of_diloco_resumes_with_all_when_a_node_returns(fleet: Fleet) -> None:
+    """Its members are fixed. All go back to a checkpoint, and end with one model, that of an undisturbed launch."""
+    settings = {
+        "run.rounds": 120, "run.checkpoint_every": 10, "algorithm.name": "diloco", "algorithm.compressor": "identity",
+        "algorithm.values": "fitted2", "topology.graphs": "doubling",
+    }  # fmt: skip
+    options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    launched(fleet, "diloco", *options).exits(0)
+    run = launched(fleet, "returned", "--max-restarts", "1", *options)
+    until((fleet.folder / "returned" / "node-2" / "checkpoints" / "round-000000040").exists, "round 40")
+    victims = [p for p in SystemProcess(run.popen.pid).children() if p.environ().get("EDGENODE_NAME") == "node-2"]
+    os.kill(victims[0].pid, signal.SIGKILL)
+    run.exits(0)
+    assert run.stdout.count("resuming from a checkpoint with it") == 3
+    expected, *_ = models = [
+        load_file(fleet.folder / out / name / "model.safetensors") for out in ("diloco", "returned") for name in NODES
+    ]
+    for model in models:
+        assert all((model[key] == expected[key]).all() for key in expected)
+
+
 def test_workers_of_a_data_loader_start_beside_the_node(fleet: Fleet) -> None:
     """Each of eight passes forks a process, while the threads of the node work."""
     script = (fleet.folder / "train.py").read_text()
