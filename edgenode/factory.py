@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgenode.config.fixed_members import check_fixed_members
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import Config
 from edgenode.config.sections import COMPRESSORS, AlgorithmSection
@@ -217,21 +218,8 @@ def check_networked(config: Config, controller: bool) -> None:
         )
     check_graphs(config)
     if controller and definition.rule().fixed:
-        _check_fixed_members(config)
-
-
-def _check_fixed_members(config: Config) -> None:
-    """Refuse, with a ConfigError, what a controller could not do in a run whose members are fixed."""
-    run, name, rule = config.run, config.algorithm.name, config.algorithm.definition.rule()
-    for key, value in (("on_poison", run.on_poison), ("straggler", run.straggler)):
-        if value in ("evict", "drop"):
-            raise ConfigError(f'run.{key} = "{value}": the members of a run of {name} are fixed, so none is evicted')
-    apart = 2 * exchange_rounds(config) - 1 if rule.spans_period else run.nodes - 1
-    if run.checkpoint_every < apart:
-        raise ConfigError(
-            f"run.checkpoint_every = {run.checkpoint_every}: nodes can be {apart} rounds apart, and resume from one of "
-            f"the newest two checkpoints that all have, so with {name} it must be {apart} or more"
-        )
+        apart = 2 * exchange_rounds(config) - 1 if definition.rule().spans_period else config.run.nodes - 1
+        check_fixed_members(config.run, name, apart)
 
 
 def _sums(config: Config) -> bool:
