@@ -219,9 +219,9 @@ def test_wrong_usage_is_refused(tmp_path: Path, arguments: tuple[str, ...], reas
 
 def test_run_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "train.py").touch()
-    d2 = launch(tmp_path, "--nodes", "2", "--set", "algorithm.name=d2", "train.py")
-    assert (d2.returncode, d2.stdout) == (2, "")
-    assert "algorithm.name = d2: it assumes the same neighbours in every round" in d2.stderr
+    done = launch(tmp_path, "--nodes", "2", "--set", 'topology.graphs=["rign"]', "train.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no graph named 'rign'" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
