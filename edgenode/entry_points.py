@@ -1,17 +1,22 @@
 """Finds what installed packages add to edgenode. A package declares it as an entry point of one of edgenode's groups.
 
-The objects of edgenode itself are in the same tables, so a name in run.toml means the same either way.
+The objects of edgenode itself are in the same tables, so a name in run.toml means the same either way. A name with a
+colon, as in "mine:TRACKING", is an object of a module that can be imported, and needs no package.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
+from hashlib import sha256
 from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edgenode.errors import ConfigError, one_of
@@ -26,6 +31,14 @@ _LABORATORY: Mapping[str, frozenset[str]] = {
     "edgenode.models": frozenset({"lenet5", "resnet110", "vgg11"}),
 }
 """The names that edgenode-lab adds to each group, so that an error can name it while it is not installed."""
+
+
+_IN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_in_module(name: str) -> bool:
+    """Return whether a name is that of an object in a module, as in "mine:TRACKING"."""
+    return _IN_MODULE.fullmatch(name) is not None
 
 
 def entry_points(group: str) -> EntryPoints:
@@ -67,7 +80,7 @@ class Group(Generic[T]):
         return self._table[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._table or name in self.names()
+        return name in self._table or is_in_module(name) or name in self.names()
 
     def names(self) -> tuple[str, ...]:
         """Every installed name, edgenode's own first."""
@@ -93,6 +106,7 @@ class Group(Generic[T]):
         if not foreign:
             return {}
         others = {point.name: _provider(point) for point in entry_points(self.name)}
+        others |= {name: _source_of(name) for name in foreign if is_in_module(name)}
         return {f"package of {self.name}:{name}": others[name] for name in foreign if name in others}
 
     def in_laboratory(self, name: str) -> str:
@@ -102,19 +116,25 @@ class Group(Generic[T]):
         return "it is part of edgenode-lab, which is not installed: pip install edgenode-lab"
 
     def _load(self, name: str) -> T:
+        if is_in_module(name):
+            module, _, variable = name.partition(":")
+            return self._imported(name, module, lambda: getattr(importlib.import_module(module), variable))
         found = {_provider(point): point for point in entry_points(self.name).select(name=name)}
         if not found:
             raise ConfigError(self._unknown(name))
         if len(found) > 1:
             raise ConfigError(f"{' and '.join(sorted(found))} both provide it: uninstall one of them")
         ((provider, point),) = found.items()
+        return self._imported(point.value, provider, point.load)
+
+    def _imported(self, what: str, provider: str, load: Callable[[], Any]) -> T:
         try:
-            loaded = point.load()
+            loaded = load()
         except Exception as exc:
             reason = " ".join(str(exc).split())
             raise ConfigError(f"{provider} cannot be imported: {type(exc).__name__}: {reason}") from exc
         if not isinstance(loaded, self._kind):
-            raise ConfigError(f"{provider} provides {point.value}, which is not of type {self._kind.__name__}")
+            raise ConfigError(f"{provider} provides {what}, which is not of type {self._kind.__name__}")
         return loaded
 
     def _unknown(self, name: str) -> str:
@@ -123,6 +143,13 @@ class Group(Generic[T]):
         names = self.names()
         (nearest,) = get_close_matches(name.lower(), names, n=1, cutoff=0.0)
         return f"it must be {one_of(names)}; did you mean {json.dumps(nearest)}?"
+
+
+def _source_of(name: str) -> str:
+    """The module of a name in a module, and a digest of its source."""
+    module = importlib.import_module(name.partition(":")[0])
+    source = Path(module.__file__).read_bytes() if module.__file__ else b""
+    return f"{module.__name__} {sha256(source).hexdigest()[:16]}"
 
 
 def _provider(point: EntryPoint) -> str:

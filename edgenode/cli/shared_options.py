@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from edgenode.config.load import checked_name, load
 from edgenode.config.schema import Config
+from edgenode.entry_points import is_in_module
 from edgenode.errors import ConfigError
 from edgenode.names import to_name
 from edgenode.node.node_options import NODE_OPTIONS
@@ -129,9 +130,11 @@ def load_config(path: Path | None, settings: tuple[str, ...]) -> Config:
     Raises:
         ConfigError: as ``overrides`` and ``load``.
     """
+    # modules next to run.toml can be imported, as next to a script that Python runs
+    sys.path.insert(0, folder := str((path.parent if path is not None else Path()).absolute()))
     config = load(path, overrides(settings))
-    if config.task.entry:  # modules next to run.toml can be imported, as next to a script that Python runs
-        sys.path.insert(0, str((path.parent if path is not None else Path()).absolute()))
+    if not config.task.entry and not is_in_module(config.algorithm.name):
+        sys.path.remove(folder)
     for warning in config.warnings():
         warn(warning)
     return config

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import structs
 
 from edgenode.cli.shared_options import overrides, set_option, take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
+from edgenode.storage.filesystem import write_atomically
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -56,6 +58,8 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
 @click.option("--validate", is_flag=True,
               help="Evaluate on a fifth of the training data, to choose settings without a look at the test data. The "
                    "same as --set task.validation=0.2.")  # fmt: skip
+@click.option("--curves", type=click.IntRange(min=1), metavar="N",
+              help="Measure every node each N rounds, and draw learning curves.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="TEXT",
               help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
                    "repeated, all TEXTs must occur.")  # fmt: skip
@@ -73,14 +77,15 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
               help="Run on a Ray cluster instead of processes of this machine. Needs edgenode-lab[ray].")  # fmt: skip
 def experiment(
     name: str | None, scale_name: Any, seeds: range, epochs: int | None,
-    settings: tuple[str, ...], validate: bool, only: tuple[str, ...], out: Path, data_dir: Path | None, device: str,
-    jobs: int | None, place: str,
+    settings: tuple[str, ...], validate: bool, curves: int | None, only: tuple[str, ...], out: Path,
+    data_dir: Path | None, device: str, jobs: int | None, place: str,
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
-    Writes NAME.md, NAME.csv, NAME.png and configs/NAME/*.toml (for `edgenode simulate`) into --out. NAME.png needs
-    edgenode[plots]. Finished runs are saved and shared between experiments. If interrupted, the same command resumes.
-    Without NAME, lists all experiments. FILE, which ends in .toml, is an experiment of your own: a run.toml with rows.
+    Writes NAME.md, NAME.csv, NAME.tex, NAME.png, NAME.pdf and configs/NAME/*.toml (for `edgenode simulate`) into --out.
+    Figures need edgenode[plots]. Finished runs are saved and shared between experiments. If interrupted, the same
+    command resumes. Without NAME, lists all experiments. FILE, which ends in .toml, is an experiment of your own: a
+    run.toml with rows.
 
     \b
     Examples:
@@ -92,6 +97,7 @@ def experiment(
       edgenode experiment table2 --scale paper --data-dir ~/cifar10 --device cuda
       edgenode experiment table4 --seeds 3-5 --on ray:10.0.0.5:6379        on a Ray cluster
       edgenode experiment mine.toml                                        an experiment of your own
+      edgenode experiment table4 --curves 10                               with learning curves
     """
     from edgenode_lab.experiments import labels, reader, static_tables
     from edgenode_lab.experiments.catalogue import EXPERIMENTS
@@ -120,9 +126,11 @@ def experiment(
         chosen, command, scaled = EXPERIMENTS[name], name, True
     command += f" --scale {scale_name or 'smoke'}" if scaled else ""
     command += f" --seeds {f'{seeds[0]}-{seeds[-1]}' if seeds[0] else len(seeds)}"
-    command += f" --epochs {epochs}" if epochs else ""
-    scale = choose_scale(scale_name or "smoke", data_dir, epochs)
+    command += f" --epochs {epochs}" * bool(epochs) + f" --curves {curves}" * bool(curves)
     settings += ("task.validation=0.2",) * validate
+    scale = choose_scale(scale_name or "smoke", data_dir, epochs)
+    if curves:
+        chosen = replace(chosen, curves=structs.replace(chosen.curves, every=curves))
     _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place)
     _show(chosen.name, out)
 
@@ -133,7 +141,7 @@ def _play(
 ) -> None:  # fmt: skip
     """Run what has no outcome yet of an experiment, and write its files."""
     from edgenode.factory import cores
-    from edgenode_lab.experiments import parallel, ray_tasks, report, runner
+    from edgenode_lab.experiments import curves, feasible, latex, parallel, ray_tasks, report, runner
 
     name = chosen.name
     if settings:
@@ -144,7 +152,8 @@ def _play(
     wanted = [trial for trial in runs if all(map(trial.matches, only))]
     if not wanted:
         raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
-    outcomes = runner.OutcomeStore(out)
+    feasible.check_rows(wanted)
+    outcomes = runner.OutcomeStore(out, chosen.curves.every)
     runner.write_configs(runs, out / "configs" / name)
     command += "".join(f" --set {setting}" for setting in settings)
     heading = report.Heading.of(chosen, runs, command, settings)
@@ -155,7 +164,12 @@ def _play(
         return parallel.run_trials(todo, outcomes, jobs or (cores() if device == "cpu" else 1))
 
     def write() -> None:
-        report.write(chosen, heading, report.collect(rows, runs, outcomes), out)
+        results = report.collect(rows, runs, outcomes)
+        report.write(chosen, heading, results, out)
+        text = latex.table(chosen, heading, results, [trial.config for trial in runs])
+        write_atomically(out / f"{name}.tex", text)
+        if chosen.curves.every:
+            curves.write(chosen, curves.collect(rows, runs, outcomes), out)
 
     if other := report.other_command(chosen, heading, out):
         click.echo(f"edgenode: warning: the first finished run replaces {out / name}.md, .csv and .png, which "
@@ -189,7 +203,7 @@ def _measure(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    todo = list({trial.digest: trial for trial in runs if outcomes.get(trial) is None}.values())
+    todo = list({trial.digest: trial for trial in runs if not outcomes.is_done(trial)}.values())
     if not todo:
         write()
         return

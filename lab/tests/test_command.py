@@ -49,7 +49,7 @@ def run(*words: str) -> Result:
 
 
 def files(out: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in out.glob("tiny.*") if p.suffix != ".png"}
+    return {p.name: p.read_text() for p in out.glob("tiny.*") if p.suffix not in (".png", ".pdf")}
 
 
 def outcomes(out: Path) -> list[dict[str, Any]]:
@@ -64,7 +64,8 @@ def test_without_name_all_experiments_are_listed() -> None:
 def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
     result = run("tiny", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    assert {p.name for p in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "configs", "outcomes.jsonl"}
+    written = {"tiny.md", "tiny.csv", "tiny.tex", "tiny.png", "tiny.pdf", "configs", "outcomes.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == written
     assert {p.name for p in (tmp_path / "configs" / "tiny").iterdir()} == {
         f"{k}-seed-{s}.toml" for k in ("1", "100") for s in (0, 1)
     }
@@ -91,7 +92,8 @@ def test_without_matplotlib_only_the_figure_is_missing(
     monkeypatch.setattr(static_tables, "_PAPER_FACTORS", {"ResNet-20": static_tables._PAPER_FACTORS["ResNet-20"]})
     result = run(name, "--jobs", "1", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
-    assert {p.name for p in tmp_path.glob(f"{name}.*")} == {f"{name}.md", f"{name}.csv"}
+    pasted = {f"{name}.tex"} if name == "tiny" else set()
+    assert {p.name for p in tmp_path.glob(f"{name}.*")} == {f"{name}.md", f"{name}.csv", *pasted}
     assert "![" not in result.stdout
     warning = f"edgenode: warning: {name}.png is not drawn: matplotlib is not installed: pip install 'edgenode[plots]'"
     assert (warning in result.stderr) == (name != "sizes")
@@ -170,7 +172,8 @@ def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
     result = run(str(file), "--seeds", "3-4", "--jobs", "1", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert f"# mine\n\n    edgenode experiment {file} --seeds 3-4\n" in result.stdout
-    assert {path.name for path in tmp_path.glob("mine.*")} == {"mine.toml", "mine.md", "mine.csv", "mine.png"}
+    written = {f"mine.{suffix}" for suffix in ("toml", "md", "csv", "tex", "png", "pdf")}
+    assert {path.name for path in tmp_path.glob("mine.*")} == written
     assert {path.name for path in (tmp_path / "configs" / "mine").iterdir()} == {
         f"{row}-seed-{s}.toml" for row in ("top-1", "alone") for s in (3, 4)
     }

@@ -214,7 +214,7 @@ MUTANTS = (
         "a leaver that has handed over what it had takes nothing back", _once_it_is_answered, *_SEEDS, "306665",
         also=(("what an evicted node passed on counts as evidence of where it came from", delete),),
     ),
-    _mutant("a round keeps the share of a receiver that is evicted", becomes("0")),
+    _mutant("a round keeps the share of a receiver that is evicted", becomes("[]")),
     _mutant("what an evicted node pushed after its last round is discarded", delete, *_SEEDS, "190..1000"),
     _mutant("a sender waits when a window of pushes is unanswered", _rewrite(ast.IfExp, _no_limit)),
     _mutant(

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from edgenode_lab.algorithms.attacked import liars_of
 from edgenode_lab.experiments.scales import Scale, Settings
@@ -71,6 +72,23 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kinds: str = ""
 
 
+class Curves(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The learning curves of an experiment: the mean over the nodes of each run, over the seeds.
+
+    Attributes:
+        every: rounds between two measurements. 0 for no curves.
+        x: one panel for each, of "round", "steps", "payload_bytes" and "wall_s".
+        y: a column of the history, as "accuracy", "loss", "consensus_distance" or "test/NAME".
+    """
+
+    every: Annotated[int, Meta(ge=0)] = 0
+    x: tuple[Literal["round", "steps", "payload_bytes", "wall_s"], ...] = ("round", "payload_bytes")
+    y: str = "accuracy"
+
+
+NO_CURVES = Curves()
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A table or a figure of the paper, one of edgenode's own, or one of the user's own.
@@ -89,6 +107,7 @@ class Experiment:
     rows: Callable[[Scale], tuple[Row, ...]]
     figure: Figure
     expected: str
+    curves: Curves = NO_CURVES
 
 
 def _training(of: Callable[[Outcome], float | None]) -> Callable[[Outcome], float | None]:

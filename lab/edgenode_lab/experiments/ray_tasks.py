@@ -54,7 +54,7 @@ def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, address: str, jobs
         # A task that was repeated would report again what is known.
         task = ray.remote(num_cpus=1, num_gpus=int(device == "GPU"), max_retries=0)(_run)
         waiting = iter(todo)
-        busy = [(task.remote(trial), trial) for trial in islice(waiting, jobs)]
+        busy = [(task.remote(trial, outcomes.every), trial) for trial in islice(waiting, jobs)]
         while busy:
             ready, _ = ray.wait([reports for reports, _ in busy], timeout=_LOOK_S)
             if interrupted.is_set():
@@ -65,7 +65,7 @@ def run_trials(todo: Sequence[Trial], outcomes: OutcomeStore, address: str, jobs
                     yield trial, report
                     continue
                 busy.remove((reports, trial))
-                busy += [(task.remote(following), following) for following in islice(waiting, 1)]
+                busy += [(task.remote(following, outcomes.every), following) for following in islice(waiting, 1)]
                 yield trial, outcomes.keep(trial, report)
     finally:
         ray.shutdown()
@@ -112,18 +112,18 @@ def _cause(error: ray.exceptions.RayError) -> str:
     return lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
 
 
-def _run(trial: Trial) -> Iterator[_Report]:
+def _run(trial: Trial, every: int) -> Iterator[_Report]:
     """The reports of a trial, which a thread runs."""
     reports: SimpleQueue[_Report] = SimpleQueue()
-    Thread(target=_work, args=(trial, reports), daemon=True).start()
+    Thread(target=_work, args=(trial, every, reports), daemon=True).start()
     while isinstance(report := reports.get(), int):
         yield report
     yield report
 
 
-def _work(trial: Trial, reports: SimpleQueue[_Report]) -> None:
+def _work(trial: Trial, every: int, reports: SimpleQueue[_Report]) -> None:
     try:
-        reports.put(simulate(trial, None, reporting(reports.put)))
+        reports.put(simulate(trial, None, reporting(reports.put), every))
     except ConfigError as exc:
         reports.put(ConfigError(f"{trial.name} on {socket.gethostname()}: {exc}"))
     except Exception as exc:  # a bug, which ends the command as it does without Ray

@@ -7,6 +7,7 @@ then determines model, data and length.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -20,7 +21,7 @@ from edgenode.config.load import load, read_toml
 from edgenode.config.sections import SECTIONS
 from edgenode.errors import ConfigError, one_of
 from edgenode_lab.experiments import labels, runner
-from edgenode_lab.experiments.definitions import METRICS, Experiment, Figure, Row
+from edgenode_lab.experiments.definitions import METRICS, Curves, Experiment, Figure, Row
 from edgenode_lab.experiments.scales import NETWORKS, Scale, Settings, choose_scale
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ class _About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the rows become a table. `Experiment` describes title, expected, columns (its labels), metrics and figure.
+    """How the rows become a table. `Experiment` describes title, expected, columns (its labels), metrics, figure
+    and curves.
 
     Attributes:
         same_steps: a row with several local steps has so many fewer rounds that all rows take as many steps.
@@ -49,6 +51,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metrics: tuple[str, ...] = ("accuracy", "scsp", "factor", "sent")
     same_steps: bool = False
     figure: Figure | None = None
+    curves: Curves = Curves()
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def parse(path: Path) -> Experiment:
         ConfigError: the file cannot be read, or does not have the parts of an experiment.
     """
     content = read_toml(path)
+    if (folder := str(path.parent.absolute())) not in sys.path:
+        sys.path.insert(0, folder)  # rows may name what is in a module beside the file
     rows, each = content.pop("rows", None), content.pop("each", {})
     if not isinstance(rows, dict | list) or not rows:
         raise ConfigError(f'{path}: it needs rows, as in [rows] and "top-1%" = {{ algorithm.share = 0.01 }}')
@@ -118,7 +123,9 @@ def parse(path: Path) -> Experiment:
         for source, label, keys in written
     ))  # fmt: skip
     figure = table.figure or Figure(table.columns[-1], ("accuracy", "scsp"), table.columns[:-1], nominal=True)
-    return Experiment(path.stem, table.title, table.columns, table.metrics, file.read, figure, table.expected)
+    return Experiment(
+        path.stem, table.title, table.columns, table.metrics, file.read, figure, table.expected, table.curves
+    )
 
 
 def _check(path: Path, table: _Table) -> None:

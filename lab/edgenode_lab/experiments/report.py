@@ -89,12 +89,12 @@ def collect(rows: Sequence[Row], trials: Sequence[Trial], store: OutcomeStore) -
 
 
 def write(experiment: Experiment, heading: Heading, results: Sequence[RowOutcomes], out: Path) -> None:
-    """Write NAME.md, NAME.csv and, with matplotlib, NAME.png into ``out``."""
+    """Write NAME.md, NAME.csv and, with matplotlib, NAME.png and NAME.pdf into ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / f"{experiment.name}.md", markdown(experiment, heading, results))
     write_atomically(out / f"{experiment.name}.csv", comma_separated(experiment, results))
     if plotting.available():
-        draw(experiment, results, out / f"{experiment.name}.png")
+        draw(experiment, results, [out / f"{experiment.name}.png", out / f"{experiment.name}.pdf"])
 
 
 # tables ------------------------------------------------------------------------------------------------
@@ -122,8 +122,13 @@ def markdown(experiment: Experiment, heading: Heading, results: Sequence[RowOutc
             "",
             *([f"Expected: {experiment.expected}", ""] if experiment.expected else []),
             *([f"![{heading.title}]({experiment.name}.png)", ""] if plotting.available() else []),
+            *([f"[Learning curves]({experiment.name}-curves.pdf)", ""] if _has_curves(experiment) else []),
         ]
     )
+
+
+def _has_curves(experiment: Experiment) -> bool:
+    return bool(experiment.curves.every) and plotting.available()
 
 
 def _seeds(results: Sequence[RowOutcomes]) -> str:
@@ -178,7 +183,7 @@ def _unrounded(number: float | None) -> str:
 # the figure --------------------------------------------------------------------------------------------
 
 
-def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> None:
+def draw(experiment: Experiment, results: Sequence[RowOutcomes], paths: Sequence[Path]) -> None:
     """Draw one line for each metric and each series, with the spread, or points for each kind of row.
 
     Rows without a number are left out.
@@ -200,7 +205,8 @@ def draw(experiment: Experiment, results: Sequence[RowOutcomes], path: Path) -> 
     if any(axes.get_legend_handles_labels()[1]):
         canvas.legend(loc="outside right upper", fontsize="small")
     axes.grid(alpha=0.3)
-    canvas.savefig(path, dpi=110)
+    for path in paths:
+        canvas.savefig(path, dpi=110, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
 
 
 def _draw_lines(axes: Axes, experiment: Experiment, results: Sequence[RowOutcomes]) -> None:

@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from edgenode.config.load import load
 from edgenode.config.schema import KEYS, LOCAL_KEYS, Config
 from edgenode.errors import CheckpointError, ConfigError, EdgenodeError
+from edgenode.storage.filesystem import write_atomically
 from edgenode_lab.experiments import labels
 from edgenode_lab.experiments.definitions import Experiment, Outcome, Row
 from edgenode_lab.experiments.scales import Scale, Settings, graph_period
 
 if TYPE_CHECKING:
+    from edgenode.simulate.history import History
+    from edgenode.simulate.history import Row as HistoryRow
     from edgenode.simulate.simulation import Simulation
 
 FIXED_KEYS: Mapping[str, str] = MappingProxyType(
@@ -153,8 +156,8 @@ class OutcomeStore:
     end is what an interrupted worker has left: nobody reads it, and the next line takes its place.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._file = folder, folder / "outcomes.jsonl"
+    def __init__(self, folder: Path, every: int = 0) -> None:
+        self.every, self._folder, self._file = every, folder, folder / "outcomes.jsonl"
         self._known: dict[str, Outcome] = {}  # by the digest of the trial
         self._read_to = 0  # a position in the file
         self._lines = 0
@@ -171,19 +174,49 @@ class OutcomeStore:
         self._read_new()
         return self._known.get(trial.digest)
 
+    def is_done(self, trial: Trial) -> bool:
+        """Whether a trial has an outcome, and a history if one is wanted."""
+        return self.get(trial) is not None and (not self.every or self._history(trial).is_file())
+
+    def history(self, trial: Trial) -> list[HistoryRow]:
+        """What a trial measured on its way, by round and node. Empty if it has no history.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        path = self._history(trial)
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as exc:
+            raise CheckpointError(f"{path} cannot be read: {exc}; remove it to run its trial again") from exc
+
+    def _history(self, trial: Trial) -> Path:
+        return self._folder / "histories" / f"{trial.digest}-every-{self.every}.jsonl"
+
     def run(self, trial: Trial, watch: Watch) -> Outcome:
         """Run a trial to its end, from its last checkpoint if there is one, and keep the outcome.
 
         The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
         """
-        return self.keep(trial, simulate(trial, self._checkpoints(trial), watch))
+        return self.keep(trial, simulate(trial, self._checkpoints(trial), watch, self.every))
 
     def keep(self, trial: Trial, outcome: Outcome) -> Outcome:
-        """Write the outcome of a trial, remove its checkpoints, and return the outcome as `get` does.
+        """Write the outcome of a trial and its history, remove its checkpoints, and return the outcome as `get` does.
+
+        An outcome that is there already stays: the trial was run again for its history.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: a file cannot be written.
         """
+        outcome = dict(outcome)
+        if (rows := outcome.pop("history", None)) is not None:
+            self._history(trial).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._history(trial), "".join(json.dumps(row) + "\n" for row in rows))
+        if (known := self.get(trial)) is not None:
+            shutil.rmtree(self._checkpoints(trial), ignore_errors=True)
+            return known
         line = json.dumps(outcome, separators=(",", ":"))
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._file.open("a+b") as file:
@@ -242,17 +275,24 @@ def _keys(sections: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     return {f"{section}.{name}": value for section, keys in sections.items() for name, value in keys.items()}
 
 
-def simulate(trial: Trial, folder: Path | None, watch: Watch) -> Outcome:
+def simulate(trial: Trial, folder: Path | None, watch: Watch, every: int = 0) -> Outcome:
     """Run a trial to its end, from its last checkpoint in ``folder``. Without a folder, it writes nothing.
 
     The outcome of a trial that diverges is its error. Errors of the configuration or the disk are raised.
+
+    Args:
+        every: rounds between two measurements, whose rows the outcome then has as ``history``. 0 for none.
     """
+    from edgenode.simulate.history import History
+
+    history = History(every, folder) if every else None
     try:
-        return _simulate(trial.config, folder, watch)
+        outcome = _simulate(trial.config, folder, watch, history)
     except (ConfigError, CheckpointError):
         raise
     except EdgenodeError as exc:
-        return {"error": str(exc), "config": trial.config.as_dict()}
+        outcome = {"error": str(exc), "config": trial.config.as_dict()}
+    return outcome if history is None else {**outcome, "history": history.rows}
 
 
 def reporting(send: Callable[[int], None]) -> Watch:
@@ -273,14 +313,14 @@ def reporting(send: Callable[[int], None]) -> Watch:
     return watch
 
 
-def _simulate(config: Config, folder: Path | None, watch: Watch) -> dict[str, Any]:
+def _simulate(config: Config, folder: Path | None, watch: Watch, history: History | None) -> dict[str, Any]:
     from edgenode.simulate.simulation import Simulation
 
-    simulation = Simulation(config, folder)
+    simulation = Simulation(config, folder, history=history)
     lost = simulation.round > config.run.rounds and simulation.before_gossip() is None
     if folder and config.algorithm.name == "scsp" and lost:  # the result of SP is missing or damaged: start over
         shutil.rmtree(folder)
-        simulation = Simulation(config, folder)
+        simulation = Simulation(config, folder, history=history)
     result = simulation.run(watch(simulation))
     if config.algorithm.name == "attacked":
         accused = {(node, accusation.member): None for node, accusation in simulation.alarms}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.errors import ConfigError
-from edgenode_lab.experiments import catalogue, labels, reader, report, runner
-from edgenode_lab.experiments.definitions import Experiment
+from edgenode_lab.experiments import catalogue, reader, report, runner
 from edgenode_lab.experiments.scales import choose_scale
 
 FILE = """
@@ -30,12 +29,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def example() -> str:
-    """The file in docs/experiments.md."""
-    (text,) = re.findall(r"```toml\n(.*?)```", Path("docs/experiments.md").read_text(), re.DOTALL)
-    return str(text)
-
-
 def test_rows_have_the_common_keys_and_their_own(file: Path) -> None:
     top, alone = reader.read(file).rows(choose_scale("smoke"))
     common = {"run.rounds": 4, "task.dataset": "digits"}
@@ -54,14 +47,6 @@ def test_heading_names_the_file_and_not_the_paper(file: Path) -> None:
         "With task.skew=0.5 in every run."
     )
     assert "Expected" not in report.markdown(experiment, heading, [])
-
-
-def test_example_of_the_page_is_valid(tmp_path: Path) -> None:
-    path = tmp_path / "shares.toml"
-    path.write_text(example())
-    experiment: Experiment = reader.read(path)
-    assert len(experiment.rows(choose_scale("smoke"))) == 3
-    assert labels.paper_title(experiment) == "shares"
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_files_are_written_before_anything_is_measured(tiny: Experiment, tmp_pat
     nothing = [RowOutcomes(row, {}) for row in tiny.rows(choose_scale("smoke"))]
     for known in (nothing, results(tiny)):
         report.write(tiny, HEADING, known, tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png"}
+        assert {path.name for path in tmp_path.iterdir()} == {"tiny.md", "tiny.csv", "tiny.png", "tiny.pdf"}
         assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -98,7 +98,7 @@ def test_kinds_of_rows_are_points_of_one_colour(
     canvas = plotting.new_figure(8, 4)
     monkeypatch.setattr(plotting, "new_figure", lambda width, height: canvas)
     figure = Figure("sent per node, MB", ("sp", "scsp"), ("top-K, %",), ("sp_sent", "sent"), kinds="network")
-    report.draw(replace(tiny, figure=figure), results(tiny), tmp_path / "kinds.png")
+    report.draw(replace(tiny, figure=figure), results(tiny), [tmp_path / "kinds.png"])
     (axes,) = canvas.axes
     points = [container.lines[0] for container in axes.containers]
     assert [(line.get_marker(), line.get_fillstyle()) for line in points] == [
