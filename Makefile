@@ -7,7 +7,7 @@ SEEDS ?= 0..25
 RUNS ?= 500000
 # One more than processors, because some tests wait.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -p tests.parallel --jobs $(JOBS)
 # Where a user's setting forbids bytecode, every worker and process of a test would compile everything anew.
 export PYTHONDONTWRITEBYTECODE =
 

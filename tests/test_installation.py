@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("package"), pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.group("package"), pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("benchmarks", "deploy", "docs", "edgenode", "examples", "lab", "protos", "tests")

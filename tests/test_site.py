@@ -23,7 +23,7 @@ from edgenode.cli import group
 from tests.e2e import browser
 from tests.e2e.fleet import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = [pytest.mark.slow, pytest.mark.group("site")]
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (ROOT / "mkdocs.yml").read_text()

@@ -14,7 +14,7 @@ import pytest
 from tests.distributions import DOCS, python_blocks
 
 # One worker, which reads the frameworks once. mypy reads all of transformers and Lightning.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("typed code"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.group("typed code"), pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[1]
 # torchvision and PEFT have no types, and torch leaves Tensor.backward without.

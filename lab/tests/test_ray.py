@@ -18,7 +18,7 @@ import pytest
 
 from edgenode.addresses import free_ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.group("ray")]
 pytest.importorskip("ray")
 
 FILE = """

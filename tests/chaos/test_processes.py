@@ -32,7 +32,7 @@ def assert_as_good_as(undisturbed: float, results: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("undisturbed")
+@pytest.mark.group("undisturbed")
 def test_killed_nodes_rejoin_and_cost_no_accuracy(fleet: Fleet, undisturbed: float, seed: int) -> None:
     chance = random.Random(seed)
     print(f"seed {seed}")
@@ -52,7 +52,7 @@ def test_killed_nodes_rejoin_and_cost_no_accuracy(fleet: Fleet, undisturbed: flo
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("undisturbed")
+@pytest.mark.group("undisturbed")
 def test_zombies_are_fenced_and_rejoin_as_newcomers(fleet: Fleet, undisturbed: float, seed: int) -> None:
     chance = random.Random(seed)
     run = LiveRun(fleet, fleet.configure(AGREEING))

@@ -32,6 +32,8 @@ from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import CONTROLLER, Subject
 from edgenode.storage.filesystem import default_state_dir
 
+pytestmark = pytest.mark.group("connect")  # whose clusters have the same names in every process of a run
+
 # Other tests may run on this machine, and are found too.
 ONE, OTHER = f"connect-{os.getpid()}-1", f"connect-{os.getpid()}-2"
 

@@ -20,7 +20,7 @@ _PATIENCE_S = 600.0  # an emulated process starts in half a minute, and in sever
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT)),
-    pytest.mark.xdist_group("aarch64"),  # the first one makes the board
+    pytest.mark.group("aarch64"),  # the first one makes the board
     pytest.mark.timeout(1500),
 ]
 

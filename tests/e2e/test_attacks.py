@@ -42,7 +42,7 @@ from tests.e2e.attacker import (
 from tests.e2e.fleet import DEADLINE_S, Fleet, Process
 from tests.e2e.test_simulate import models
 
-pytestmark = pytest.mark.xdist_group("attacks")
+pytestmark = pytest.mark.group("attacks")
 
 _STRANGERS = strangers()
 _NAMES = [f"node-{i}" for i in range(4)]

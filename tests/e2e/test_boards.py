@@ -63,7 +63,7 @@ def test_services_train_from_blank_boards(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(_NO_AARCH64 is not None, reason=str(_NO_AARCH64))
-@pytest.mark.xdist_group("aarch64")
+@pytest.mark.group("aarch64")
 @pytest.mark.timeout(1800)
 def test_services_train_with_an_emulated_raspberry_pi(tmp_path: Path) -> None:
     """An emulated step takes tens of times as long, so the run is shorter."""

@@ -14,7 +14,7 @@ from edgenode.addresses import free_ports
 from tests.e2e.fleet import Fleet, Process
 from tests.e2e.test_resume import tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("extend")]
+pytestmark = [pytest.mark.slow, pytest.mark.group("extend")]
 
 # All runs share a cluster name, because it is in the metadata of the models. Other test processes have other names.
 RUN: dict[str, object] = {

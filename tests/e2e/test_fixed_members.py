@@ -22,7 +22,7 @@ RUN = {
     "task.local_steps": 2,
     "topology.graphs": ["doubling"],
 }
-pytestmark = pytest.mark.xdist_group("fixed members")
+pytestmark = pytest.mark.group("fixed members")
 Models = list[dict[str, bytes]]
 
 

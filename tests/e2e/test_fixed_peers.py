@@ -22,7 +22,7 @@ RUN = {
     "topology.graphs": ["a", "b"],
     "algorithm.gossip_graph": "complete",
 }
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fixed peers")]
+pytestmark = [pytest.mark.slow, pytest.mark.group("fixed peers")]
 Models = list[dict[str, bytes]]
 
 

@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_gru"
 NODES = [f"node-{i}" for i in range(4)]
 PARTS = ("--", "--part", "{index}/{nodes}")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("digits_gru")]  # one worker makes the fixtures once
+pytestmark = [pytest.mark.slow, pytest.mark.group("digits_gru")]  # one worker makes the fixtures once
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from edgenode.security.subject import Subject
 from tests.chaos.test_machines import NO_FAKETIME, with_clock
 from tests.e2e.fleet import Fleet, Process
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mistakes")]
+pytestmark = [pytest.mark.slow, pytest.mark.group("mistakes")]
 ROW = re.compile(r"\| (\d+) \| (.+?) \| `(.+?)` \| (\d+) \| (.+?) \|")
 # Python's and gRPC's own lines, and a reason that is not there.
 NOISE = re.compile(

@@ -19,7 +19,7 @@ RUN = {
     "topology.graphs": ["a", "b"],
     "algorithm.gossip_graph": "complete",  # one round averages any number of nodes
 }
-pytestmark = pytest.mark.xdist_group("resume")
+pytestmark = pytest.mark.group("resume")
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         fleet.stop([*nodes, controller])
 
 
-@pytest.mark.xdist_group("running topology")
+@pytest.mark.group("running topology")
 def test_rotation_starts_at_the_promised_round_everywhere(running: Fleet) -> None:
     start = rotated(running)
 
@@ -105,7 +105,7 @@ def paused(running: Fleet) -> Fleet:
 RING = "node-0 node-1\nnode-1 node-2\nnode-2 node-3\n"
 
 
-@pytest.mark.xdist_group("running topology")
+@pytest.mark.group("running topology")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -123,7 +123,7 @@ def test_invalid_edge_list_is_refused_in_one_line(paused: Fleet, text: str, reas
     assert refused.stdout == ""
 
 
-@pytest.mark.xdist_group("running topology")
+@pytest.mark.group("running topology")
 def test_unknown_preset_is_refused_with_the_nearest(paused: Fleet) -> None:
     refused = paused.command("topology", "set", "exponentail", "--cluster", paused.cluster, code=2)
     assert re.fullmatch(r"edgenode: no graph named 'exponentail'; did you mean 'exponential'\? .*\n", refused.stderr)

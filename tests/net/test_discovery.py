@@ -15,6 +15,8 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK
 from edgenode.net.mdns_service import Service
 
+pytestmark = pytest.mark.group("discovery")  # whose clusters have the same names in every process of a run
+
 # Every run of the tests has its own clusters, because another run can share the loopback interface.
 RUN = f"test-{os.getpid()}"
 SOON_S = 5.0

@@ -60,12 +60,13 @@ def test_missing_or_stalled_systemd_is_ignored(systemd: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     ("environ", "watched"),
-    [({}, False), ({"WATCHDOG_PID": str(os.getpid())}, True), ({"WATCHDOG_PID": "1"}, False)],
+    [({}, False), ({"WATCHDOG_PID": "own"}, True), ({"WATCHDOG_PID": "1"}, False)],
 )
 async def test_ready_is_followed_by_status_and_watchdog(
     systemd: socket.socket, environ: dict[str, str], watched: bool
 ) -> None:
     usec = {"WATCHDOG_USEC": "30000"} if environ else {}
+    environ = {key: value.replace("own", str(os.getpid())) for key, value in environ.items()}
     rounds = iter(range(100))
     notifier = Notifier({"NOTIFY_SOCKET": "notify", **usec, **environ})
     beat = asyncio.create_task(notifier.beat(lambda: f"round {next(rounds)}"))

@@ -46,7 +46,7 @@ def happened(played: Iterable[Trial[Any]]) -> Counter[str]:
     return sum((trial.happened for trial in played), Counter[str]())
 
 
-first_seeds = pytest.mark.xdist_group("first seeds")
+first_seeds = pytest.mark.group("first seeds")
 
 
 @pytest.fixture(scope="module")
