@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,15 @@ def perplexities(output: str) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_boards_learn_together_what_none_learns_alone(tmp_path: Path) -> None:
     """Every board is better than the best one alone, and near what all text in one place teaches."""
     launch = ["-m", "edgenode", "launch", "--nodes", "4", "--out", tmp_path, "train.py", "--", "--part", "{index}"]
-    output = printed(*launch)
+    plain = [("plain.py", "--part", str(board)) for board in range(4)]
+    with ThreadPoolExecutor() as pool:
+        output, *outputs = pool.map(lambda command: printed(*command), [launch, *plain, ("plain.py",)])
     together = perplexities(output)
-    alone = [perplexities(printed("plain.py", "--part", str(board)))[0] for board in range(4)]
-    (everything,) = perplexities(printed("plain.py"))
+    *alone, everything = (perplexities(one)[0] for one in outputs)
     assert len(together) == 4
     assert max(together) < min(alone)
     assert max(together) < everything + 0.25 * (min(alone) - everything)
