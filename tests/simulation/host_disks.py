@@ -98,12 +98,14 @@ class HostDisks:
     def resume(self, host: str, t: int, learner: TrackedLearner) -> TrackedLearner:
         """A learner from the checkpoint of the common round. Newer checkpoints are removed.
 
+        Before round 0 a node is the same in all histories.
+
         Raises:
             LocalProtocolError: another member resumed from another history.
         """
         local = self._store(host).load(t).local
         began = t, int(local[_HISTORY][0])
-        if self._resumed_from.setdefault(self._history, began) != began:
+        if t > 0 and self._resumed_from.setdefault(self._history, began) != began:
             raise LocalProtocolError(f"round {t} was resumed from two histories")
         # precaution: a resume removes the newer checkpoints
         self.rewind(host, t)

@@ -183,7 +183,7 @@ class NodeShells:
         """
         nodes = self._state.nodes
         receiver, sender = nodes.get(name), nodes.get(message.sender)
-        replaced = sender is not None and sender.state.incarnation != message.incarnation
+        replaced = sender is None or sender.state.incarnation != message.incarnation
         if receiver and replaced and message.number < receiver.state.plan.records[0].number:
             return
         self._handle(name, Received(message))
