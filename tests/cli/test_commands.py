@@ -245,7 +245,7 @@ def test_malformed_edge_list_is_rejected_with_its_line(tmp_path: Path) -> None:
     result = run("topology", "set", str(path))
     assert (result.exit_code, result.stderr) == (
         2,
-        "edgenode: office, line 2: expected 'sender receiver', got 'x'\n",
+        "edgenode: office has 1 error: line 2: expected 'sender receiver' or 'a -- b', and maybe a weight, got 'x'\n",
     )
 
 
