@@ -84,6 +84,7 @@ class _Pool:
         self._workers: list[_Worker] = []
 
     def run(self, jobs: int) -> None:
+        self._session.config._tmp_path_factory.getbasetemp()  # and one process removes the folders of older runs
         try:
             for _ in range(min(jobs, len(self._units))):
                 self._start()
@@ -175,6 +176,7 @@ def _work(session: pytest.Session, connection: Connection) -> None:
     config = session.config
     config.workerinput = {}  # with which pytest's plugins leave the cache and summaries to the parent
     config.get_terminal_writer()._file = io.StringIO()
+    config._tmp_path_factory._basetemp = config._tmp_path_factory.mktemp("process")
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     capture.stop_global_capturing()  # into files that are shared with the parent
     capture.start_global_capturing()
