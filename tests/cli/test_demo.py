@@ -51,7 +51,7 @@ def test_variables_without_effect_are_named() -> None:
             "many",
             'environment variable EDGENODE_RUN_ROUNDS: run.rounds = "many", but it must be',
         ),
-        ("EDGENODE_ALGORITHM_NAME", "choco-sgd", "algorithm.name = choco-sgd: it assumes the same"),
+        ("EDGENODE_ALGORITHM_NAME", "choco-sgd", "choco-sgd cannot use a, b, c: it assumes the same neighbours"),
     ],
 )
 def test_variable_that_no_demo_can_train_is_refused(variable: str, value: str, reason: str, tmp_path: Path) -> None:

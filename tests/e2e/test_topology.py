@@ -111,7 +111,7 @@ RING = "node-0 node-1\nnode-1 node-2\nnode-2 node-3\n"
     [
         (RING, r"open is not strongly connected: no path node-1->node-0, node-2->node-0, .*"),
         (RING + "node-3 node-9\n", r".*node-9.*"),
-        (RING + "node-3 node-0\nnode-0 -> node-1\n", r"graph 'open' lists the edge node-0->node-1 twice"),
+        (RING + "node-3 node-0\nnode-0 -> node-1\n", r"open has 1 error: line 5: node-0->node-1 is in line 1 already"),
     ],
     ids=["not strongly connected", "unknown node", "duplicate edge"],
 )

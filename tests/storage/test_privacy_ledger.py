@@ -40,7 +40,7 @@ def test_crash_between_two_writes_never_lowers_the_count(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(filesystem.RealDisk, moment, fail)
+    monkeypatch.setattr(filesystem.REAL_DISK, moment, fail)
     with pytest.raises(CheckpointError, match=r"cannot write .*: No space left on device"):
         budget.take()
     monkeypatch.undo()
