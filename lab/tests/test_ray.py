@@ -107,7 +107,8 @@ def files(out: Path) -> dict[str, Any]:
         lines = (untimed(json.loads(line)) for line in path.read_text().splitlines())
         return sorted(json.dumps(line, sort_keys=True) for line in lines)  # in the order in which runs end
 
-    return {str(p.relative_to(out)): read(p) for p in out.rglob("*") if p.is_file() and p.suffix != ".png"}
+    figures = (".png", ".pdf")  # with the time
+    return {str(p.relative_to(out)): read(p) for p in out.rglob("*") if p.is_file() and p.suffix not in figures}
 
 
 def tasks() -> list[psutil.Process]:
@@ -134,7 +135,7 @@ def test_resumed_files_equal_those_of_the_local_runner(cluster: str, tmp_path: P
     assert errors.startswith("1 of ") and not errors.startswith("1 of 6, ")
     assert ended(tmp_path, "local", "--seeds", "3-4")[0] == 0
     assert files(tmp_path / "ray") == files(tmp_path / "local")
-    assert len(files(tmp_path / "ray")) == 2 + 6 + 1  # table and numbers, configurations, outcomes
+    assert len(files(tmp_path / "ray")) == 3 + 6 + 1  # tables and numbers, configurations, outcomes
     assert len(files(tmp_path / "ray")["outcomes.jsonl"]) == 6
     assert (tmp_path / "ray" / "mine.png").stat().st_size > 0
 

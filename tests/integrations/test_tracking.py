@@ -89,7 +89,7 @@ def test_mlflow_runs_continue_when_the_launch_resumes(tmp_path: Path) -> None:
     assert ids[0] == ids[1] and len(runs) == 3
     steps = [metric.step for metric in client.get_metric_history(ids[0]["node-0"], "bytes/sent")]
     assert steps == sorted(set(steps))
-    assert steps[0] <= 60 < steps[-1]
+    assert steps[0] <= 63 < steps[-1]  # the first launch has 63 rounds, and may report the last one alone
 
 
 def test_wandb_runs_continue_when_the_launch_resumes(tmp_path: Path) -> None:
