@@ -142,7 +142,8 @@ class Fleet:
         try:
             async with asyncio.TaskGroup() as group:
                 controller = group.create_task(self._control(address), name="controller")
-                target = await asyncio.wait_for(address, _READY_S)
+                async with asyncio.timeout(_READY_S):
+                    target = await address
                 self.has_begun = True
                 key = self.out / CONTROLLER_FOLDER / OPERATOR
                 with noted(Launch(self.config.run.cluster, target, key, self.again)) as found_here:

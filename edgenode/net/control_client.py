@@ -94,7 +94,8 @@ class ControlLink:
             async with asyncio.timeout(timeout_s):
                 while not self._left.is_set():
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._left.wait(), broken_s)
+                        async with asyncio.timeout(broken_s):
+                            await self._left.wait()
                     if not self.connected.is_set():
                         return
 

@@ -40,7 +40,8 @@ async def first_to_answer(targets: Targets, securities: Sequence[Security], time
     tasks = [asyncio.create_task(search.collect(targets), name="announced addresses")]
     tasks += [asyncio.create_task(search.dial_all(), name="dials addresses") for _ in range(_AT_ONCE)]
     try:
-        return await asyncio.wait_for(search.answered, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await search.answered
     except TimeoutError:
         raise await _none_answers(search.found, securities[0], timeout_s) from None
     finally:

@@ -252,7 +252,8 @@ class Discovery:
             asker.async_send(_question(unicast=True))
             await asyncio.sleep(_ASK_AGAIN_S)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._waits.wait(), interval_s - _ASK_AGAIN_S)
+                async with asyncio.timeout(interval_s - _ASK_AGAIN_S):
+                    await self._waits.wait()
             interval_s = _ASK_AGAIN_S if self._waits.is_set() else min(2 * interval_s, _ASK_SELDOM_S)
 
     async def _close(self) -> None:

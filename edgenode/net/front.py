@@ -150,7 +150,8 @@ class Front:
         self._is_empty = asyncio.Event()
         if self._links:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_empty.wait(), _DRAIN_S)
+                async with asyncio.timeout(_DRAIN_S):
+                    await self._is_empty.wait()
 
     def prove(self, context: grpc.aio.ServicerContext, who: str) -> None:
         """Note that a call on this connection was admitted, of an owner."""

@@ -117,7 +117,8 @@ async def operator_client(
     """
     async with channel(target, security, CONTROLLER.dns_name, PATIENT_CONNECT_S) as to_controller:
         try:
-            await asyncio.wait_for(to_controller.channel_ready(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await to_controller.channel_ready()
         except TimeoutError as exc:
             what = f"no controller answers at {target} (waited {timeout_s:g} s)"
             raise await unreachable(what, target, CONTROLLER.dns_name, security.credentials) from exc

@@ -66,7 +66,8 @@ class OperatorServer(operator_pb2_grpc.OperatorServiceServicer):
         while not self._over.is_set():
             yield pb.WatchResponse(status=self._status())
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), _WATCH_EVERY_S)
+                async with asyncio.timeout(_WATCH_EVERY_S):
+                    await self._over.wait()
         yield pb.WatchResponse(status=self._status())
 
     async def OpenPage(self, request: pb.OpenPageRequest, context: ServicerContext) -> pb.OpenPageResponse:

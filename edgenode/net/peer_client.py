@@ -239,7 +239,8 @@ class PeerLink:
 
     async def _wait_a_little(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._done.wait(), _CHECK_EVERY_S)
+            async with asyncio.timeout(_CHECK_EVERY_S):
+                await self._done.wait()
 
     async def _until_better(self, way: Way | None, stream: grpc.aio.StreamStreamCall) -> None:
         """Leave the relay once there is a shorter way: a direct one, or that of a receiver which waits at this process.

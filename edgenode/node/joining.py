@@ -271,11 +271,13 @@ class ControllerBootstrap:
     async def _wait_for_welcome(self) -> Welcome:
         while True:
             try:
-                await asyncio.wait_for(self.link.connected.wait(), self._options.wait_s)
+                async with asyncio.timeout(self._options.wait_s):
+                    await self.link.connected.wait()
             except TimeoutError:
                 raise ConfigError(self._why_no_controller()) from None
             with suppress(TimeoutError):
-                return await asyncio.wait_for(self._welcomes.get(), _CHECK_LINK_EVERY_S)
+                async with asyncio.timeout(_CHECK_LINK_EVERY_S):
+                    return await self._welcomes.get()
 
     async def _find_controller(self) -> str:
         """The controller. Of those that are announced, the first one that proves at TLS that it is one.

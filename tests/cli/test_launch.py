@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -15,7 +16,10 @@ import pytest
 from psutil import Process as SystemProcess
 from psutil import wait_procs
 
+from edgenode.cli.launch import Fleet
 from edgenode.cli.launched import Launch, ended_here, launches_here, noted
+from edgenode.cli.scripts import Script
+from edgenode.config.schema import Config
 
 COMMAND = [sys.executable, "-m", "edgenode", "launch"]
 SHOW = """
@@ -146,7 +150,7 @@ def test_place_of_a_tracker_is_in_no_command_line(tmp_path: Path, monkeypatch: p
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as running:
         try:
             assert running.stdout is not None
-            assert any("ready" in line for line in running.stdout)
+            assert "node-0 | ready\n" in running.stdout
             words = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
             assert [line for line in words.values() if b"with-a-password" in line] == []
             (controller,) = (path for path, line in words.items() if bytes(tmp_path / "out" / "controller") in line)
@@ -154,6 +158,27 @@ def test_place_of_a_tracker_is_in_no_command_line(tmp_path: Path, monkeypatch: p
         finally:
             running.send_signal(signal.SIGINT)
             running.communicate(timeout=30)
+
+
+def test_ctrl_c_while_the_controller_becomes_ready_starts_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in one turn of the loop: asyncio.wait_for of Python 3.11 forgets the interruption."""
+
+    async def is_ready_and_interrupted(fleet: Fleet, address: asyncio.Future[str]) -> None:
+        address.set_result("127.0.0.1:7700")
+        interrupted.cancel()
+
+    async def interrupts() -> None:
+        nonlocal interrupted
+        interrupted = asyncio.create_task(fleet.run())
+        with pytest.raises(asyncio.CancelledError):
+            await interrupted
+
+    interrupted: asyncio.Task[None]
+    monkeypatch.setattr("edgenode.cli.launch.prepare", lambda *_: None)
+    monkeypatch.setattr(Fleet, "_control", is_ready_and_interrupted)
+    fleet = Fleet(Config(), Path(), Script("train.py", False, ()), {}, max_restarts=0, track="", again="")
+    asyncio.run(interrupts())
+    assert not fleet.has_begun
 
 
 def test_launches_are_found_as_long_as_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
