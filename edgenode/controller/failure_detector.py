@@ -24,7 +24,7 @@ from edgenode.controller.liveness import (
     update_straggling,
 )
 from edgenode.controller.registry import NodeRegistry
-from edgenode.controller.standby import Probation
+from edgenode.controller.standby import NO_LINKS, TOO_SLOW, Probation
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.events import UNREQUESTED, Avoid, Evict
@@ -48,7 +48,7 @@ class FailureDetector:
 
     Attributes:
         straggling: nodes that hold others up. Empty while the run is paused, as no node waits for another then.
-        probation: the nodes that it has evicted for their links.
+        probation: the nodes that it has evicted for their links, or as too slow.
     """
 
     def __init__(
@@ -108,7 +108,8 @@ class FailureDetector:
             return
         for name in too_slow(self._nodes.last_reports(), self.straggling, self._config.run.evict_after_s):
             holds_up_s = self.straggling.pop(name).straggling_s
-            log.warning("node is too slow", node=name, holds_up_s=round(holds_up_s))
+            wait_s = round(self.probation.begin(name, TOO_SLOW))
+            log.warning("node is too slow", node=name, holds_up_s=round(holds_up_s), evicted_for_s=wait_s)
             self._post(Evict(UNREQUESTED, name))
 
     async def _avoid_broken_links(self) -> None:
@@ -129,7 +130,7 @@ class FailureDetector:
         node = most_blocked(cut_off, {receiver for receiver, there in zip(receivers, answers, strict=True) if there})
         shown = [f"{sender}->{receiver}" for sender, receiver in sorted(cut_off)]
         if node and not fixed:
-            wait_s = round(self.probation.begin(node))
+            wait_s = round(self.probation.begin(node, NO_LINKS))
             log.warning("nothing relays to or from a node", node=node, links=shown, evicted_for_s=wait_s)
             self._post(Evict(UNREQUESTED, node))
         elif shown:

@@ -16,7 +16,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.controller_process import Controller
-from edgenode.controller.standby import Probation
+from edgenode.controller.standby import NO_LINKS, Probation
 from edgenode.core.protocol.events import Disconnected, Persist, Reported
 from edgenode.core.protocol.orders import Hello, Join, Leadership, Order, Sponsor, Standby, Welcome
 from edgenode.core.protocol.plan.plan import create_plan
@@ -209,7 +209,7 @@ async def test_order_for_a_lost_link_does_not_reach_the_next_one(site: Site) -> 
 async def test_node_evicted_for_its_links_joins_after_its_wait(site: Site) -> None:
     now = [0.0]
     probation = site.controller._failure_detector.probation = Probation(10.0, lambda: now[0])
-    probation.begin("n2")
+    probation.begin("n2", NO_LINKS)
     for node in ("n0", "n1"):
         site.join(node)
     with site.owner():

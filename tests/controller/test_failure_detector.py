@@ -16,7 +16,7 @@ from edgenode.controller import failure_detector as module
 from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
-from edgenode.controller.standby import Probation
+from edgenode.controller.standby import NO_LINKS, TOO_SLOW, Probation
 from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
 from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported, Send
 from edgenode.core.protocol.orders import BlockedLink, Fence, FenceAnswer, Join, Leadership, Progress
@@ -88,9 +88,12 @@ async def test_paused_run_evicts_neither_silent_nor_slow_nodes(monkeypatch: pyte
 async def test_slow_nodes_are_evicted_only_if_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     for straggler, expected in (("drop", [Evict(UNREQUESTED, "n1")]), ("wait", [])):
         failure_detector, _, _, evicted = a_detector(straggler)
+        failure_detector.probation = Probation(60.0)
         failure_detector.straggling = {"n1": Straggling(1.0, 60.0)}
         await watch(failure_detector, monkeypatch, evicted if expected else None)
         assert evicted[:1] == expected
+        why = f"n1 was evicted for 60 s, because {TOO_SLOW}"
+        assert failure_detector.probation.waiting() == ({"n1": why} if expected else {})
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["the controller reaches n2", "it does not"])
@@ -106,7 +109,9 @@ async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest
         nodes[node].last_seen = time.monotonic() + 60  # it keeps reporting
     await watch(failure_detector, monkeypatch, None if there else evicted)
     assert evicted[:1] == ([] if there else [Evict(UNREQUESTED, "n2")])
-    assert failure_detector.probation.waiting() == ({} if there else {"n2": 60.0})
+    assert failure_detector.probation.waiting() == (
+        {} if there else {"n2": f"n2 was evicted for 60 s, because {NO_LINKS}"}
+    )
 
 
 @pytest.mark.parametrize("evicted", [False, True])
