@@ -23,6 +23,7 @@ NOT_LIMITS = {
     "net.peer_client._STALLED_S",  # until the first probe
     "net.push_wire._MOST_PARTS",  # of an encoding
     "net.report_size._LONGEST_VARINT",  # of protobuf
+    "observability.status_view._MOST_LINKS",  # that are shown
     "observability.status_view._MOST_PEERS",  # with a line each on a terminal
     "security.invite._MAX_CHARS",  # a longer line is no invite
     "security.signing.MAX_SIGNATURE_CHARS",  # a longer text is no signature

@@ -17,6 +17,8 @@ from edgenode.observability.status_view import (
     figure,
     next_switch,
     node_json,
+    open_links_json,
+    open_links_lines,
     page_from_elsewhere,
     requests_json,
     requests_lines,
@@ -37,6 +39,7 @@ def status_table(status: ClusterStatus, link: str = "") -> RenderableType:
     below = [
         *saving_lines(map(node_json, status.nodes)),
         *faults_lines(status.nodes),
+        *open_links_lines(open_links_json(status)),
         f"controller {status.leadership.address}, term {status.leadership.term}",
         *(page_lines(status, link or status.page) if status.page else []),
     ]

@@ -22,10 +22,19 @@ from edgenode.core.wording import counted
 from edgenode.errors import ConfigError
 from edgenode.factory import graph_spec
 from edgenode.observability.reply_words import rotated, rotated_json
-from edgenode.observability.status_view import graph_json, next_switch, requests_json, requests_lines
+from edgenode.observability.status_view import (
+    graph_json,
+    next_switch,
+    open_links_json,
+    open_links_lines,
+    requests_json,
+    requests_lines,
+)
 
 if TYPE_CHECKING:
     from edgenode.net.operator_client import OperatorClient
+
+_MOST_LINKS = 64  # with a line each
 
 _wait_option = click.option(
     "--wait-for-round", is_flag=True,
@@ -68,6 +77,8 @@ def list_presets() -> None:
 def show(where: Where, as_json: bool) -> None:
     """Draw the current graph, and name the next change, and what waits.
 
+    Each open connection has a line: its way, what a call takes there and back, and the bytes a second that it sends.
+
     \b
     Examples:
       edgenode topology show
@@ -75,14 +86,14 @@ def show(where: Where, as_json: bool) -> None:
     """
     status = with_operator(where, lambda client: client.status())
     plan, t = _plan(status)
-    graph, coming = graph_json(plan, t), next_switch(plan, t)
+    graph, coming, open_links = graph_json(plan, t), next_switch(plan, t), open_links_json(status)
     if as_json:
         view = {"round": t, "graph": graph["name"], "edges": graph["edges"], "next": coming, **requests_json(status)}
-        click.echo(json.dumps(view))
+        click.echo(json.dumps({**view, "open_links": open_links}))
         return
     click.echo(f"round {t}: graph {graph['name']}")
     click.echo(draw(plan.graph(t)))
-    for line in requests_lines(requests_json(status)):
+    for line in (*open_links_lines(open_links, _MOST_LINKS), *requests_lines(requests_json(status))):
         click.echo(line)
     click.echo(f"next: graph {coming['graph']} from round {coming['round']}" if coming else "next: no change planned")
 

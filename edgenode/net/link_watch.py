@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 
+import grpc.aio
 import structlog
 
-from edgenode.core.protocol.controller.links import CHECK
+from edgenode.core.protocol.controller.links import CHECK, MOST_LINKS
 from edgenode.core.protocol.orders import BlockedLink
-from edgenode.core.protocol.status import Way
+from edgenode.core.protocol.status import OpenLink, Way
 from edgenode.errors import EdgenodeError
+from edgenode.net.link_meter import LinkMeter, measuring
 from edgenode.net.peer_calls import reach
 from edgenode.net.wire import Identity
 
@@ -63,6 +67,7 @@ class LinkWatch:
     ) -> None:
         self._identity, self._target_of, self._now = identity, target_of, now
         self._outages: dict[str, _Outage] = {}
+        self._meters: dict[str, LinkMeter] = {}
         self._tried: set[str] = set()  # receivers that answered since they failed last
         self.left_out: Callable[[], Iterable[str]] = tuple
         self.works_again: Callable[[str], None] = lambda to: None
@@ -123,6 +128,24 @@ class LinkWatch:
     def ways(self) -> tuple[Way, ...]:
         """The receivers that wait at a relay which the pushes use."""
         return tuple(Way(to, outage.by) for to, outage in sorted(self._outages.items()) if outage.waits)
+
+    @asynccontextmanager
+    async def measured(self, to: str, channel: grpc.aio.Channel) -> AsyncIterator[LinkMeter]:
+        """Measure a connection to a receiver as long as the body runs."""
+        async with measuring(channel) as meter:
+            self._meters[to] = meter
+            try:
+                yield meter
+            finally:
+                if self._meters.get(to) is meter:  # the link of a receiver that is back may be open already
+                    del self._meters[to]
+
+    @property
+    def open_links(self) -> tuple[OpenLink, ...]:
+        """The connections that are open and measured."""
+        known = ((to, meter) for to, meter in sorted(self._meters.items()) if meter.round_trip_s is not None)
+        found = (OpenLink(to, meter.round_trip_s or 0.0, meter.bytes_per_s) for to, meter in known)
+        return tuple(islice(found, MOST_LINKS))
 
     async def run(self) -> None:
         """Probe what does not work, until cancelled."""

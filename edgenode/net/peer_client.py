@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from edgenode.core.protocol.events import Answered
 from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.faults import Faults
+from edgenode.net.link_meter import LinkMeter
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import reach
 from edgenode.net.proto import peer_pb2
@@ -93,6 +94,7 @@ class PeerLink:
         self._pushed_at: dict[int, float] = {}  # of the unanswered pushes
         self._usual_s = 0.0  # what an answer takes, as a moving average
         self._answered_at = 0.0
+        self._meter = LinkMeter()  # of the connection
         self._identity, self._peer_addresses, self._post = identity, peer_addresses, post
         self._faults = faults or Faults()
         self._unanswered: dict[int, Message] = {}
@@ -219,7 +221,9 @@ class PeerLink:
                 if self._watch:
                     until_better, until_stalled = partial(self._until_better, way), partial(self._until_stalled, target)
                     work[f"watch of {self.to}"] = until_better if way else until_stalled
-                await side_by_side(work, stream)
+                measured = self._watch.measured(self.to, to_peer) if self._watch else nullcontext(LinkMeter())
+                async with measured as self._meter:
+                    await side_by_side(work, stream)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ExceptionGroup) as exc:
                 raise broken(exc, shown) from exc
             except TimeoutError as exc:  # another address may be the right one
@@ -320,6 +324,7 @@ class PeerLink:
             while self._outbox:
                 for frame in writer.frames(self._outbox.popleft()):
                     self._count(len(frame) + _GRPC_PREFIX_BYTES)
+                    self._meter.sent(len(frame) + _GRPC_PREFIX_BYTES)
                     await stream.write(frame)
             if self._is_done():
                 await stream.done_writing()

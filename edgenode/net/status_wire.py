@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from itertools import islice
 
+from edgenode.core.protocol.controller.links import MOST_LINKS
 from edgenode.core.protocol.orders import BlockedLink
 from edgenode.core.protocol.status import (
     COUNTERS,
@@ -16,6 +17,7 @@ from edgenode.core.protocol.status import (
     NodeState,
     NodeStatus,
     NodeView,
+    OpenLink,
     PendingChange,
     Relayed,
     Way,
@@ -120,6 +122,16 @@ NODE_STATUS = message(
     faults=each(message(Fault, control_pb2.Fault, _credible), _MOST_NAMES),
     save_error=_TEXT,
     ways=each(message(Way, control_pb2.Way, receiver=NAME, by=NAME), _MOST_NAMES),
+    open_links=each(
+        message(
+            OpenLink,
+            control_pb2.OpenLink,
+            receiver=NAME,
+            round_trip_s=_figure("round_trip_s"),
+            bytes_per_s=_figure("bytes_per_s"),
+        ),
+        MOST_LINKS,
+    ),
     **{name: _count(name) for name in _COUNTS},
     **{name: _figure(name) for name in _FIGURES},
 )

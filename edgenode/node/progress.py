@@ -278,6 +278,7 @@ class ProgressReporter:
             save_error=save_error,
             save_error_s=save_error_s,
             ways=self.links.ways if self.links is not None else (),
+            open_links=self.links.open_links if self.links is not None else (),
             peak_memory_bytes=usage.peak_memory_bytes or 0,
             joules_per_round=usage.joules_per_round,
             power_sensor=usage.power_sensor,

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from heapq import nlargest
 from typing import Any
 from urllib.parse import urlsplit
 
 from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.status import COUNTERS, ClusterStatus, Fault, LinkView, NodeState, NodeView
+from edgenode.core.protocol.status import COUNTERS, ClusterStatus, Fault, LinkView, NodeState, NodeView, OpenLink
 from edgenode.evaluation import by_name
 from edgenode.net.interfaces import is_loopback
 from edgenode.security.subject import CONTROLLER
 
 _MOST_PEERS = 8  # with a line each
+_MOST_LINKS = 1000
 
 
 def cluster_json(status: ClusterStatus) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def cluster_json(status: ClusterStatus) -> dict[str, Any]:
         "graph": graph_json(plan, t) if plan else None,
         "next": _next_json(plan, t) if plan else None,
         **requests_json(status),
+        "open_links": open_links_json(status),
         "relayed": [asdict(relayed) for relayed in status.relayed],
         "consensus_distance": status.consensus_distance,
         "consensus_round": status.consensus_round,
@@ -131,6 +134,38 @@ def ways_json(status: ClusterStatus) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def open_links_json(status: ClusterStatus) -> list[dict[str, Any]]:
+    """The open connections between nodes, those with the longest round trips first: by which way, and the figures."""
+    ways = {(view.node, way.receiver): way.by for view in status.nodes for way in view.status.ways}
+    ways |= {(view.sender, view.blocked.receiver): view.blocked.by for view in status.links}
+    found = [
+        (view.node, link) for view in status.nodes if not view.status.state.ended for link in view.status.open_links
+    ]
+    found = nlargest(_MOST_LINKS, found, key=lambda one: one[1].round_trip_s)
+    return [_open_link_json(sender, link, ways.get((sender, link.receiver), "")) for sender, link in found]
+
+
+def _open_link_json(sender: str, link: OpenLink, by: str) -> dict[str, Any]:
+    relay = by if by != sender else ""
+    way = f"relayed by {relay}" if relay else "reversed" if by else "direct"
+    trip, rate = link.round_trip_s * 1e3, size(round(link.bytes_per_s))
+    return {
+        "sender": sender,
+        "receiver": link.receiver,
+        "way": way.split(maxsplit=1)[0],
+        "relay": relay or None,
+        "round_trip_s": round(link.round_trip_s, 5),
+        "bytes_per_s": round(link.bytes_per_s),
+        "text": f"{sender} → {link.receiver}: {way}, {trip:.{1 if trip < 10 else 0}f} ms there and back, {rate}/s",
+    }
+
+
+def open_links_lines(links: Sequence[Mapping[str, Any]], most: int = _MOST_PEERS) -> list[str]:
+    """The first of ``open_links_json`` in words, one line each."""
+    more = f"and {len(links) - most} more: edgenode topology show --json" if len(links) > most else ""
+    return [link["text"] for link in links[:most]] + [more] * bool(more)
 
 
 def link_json(view: LinkView) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,9 @@ def test_run_in_two_homes_survives_board_router_and_controller(fleet: Fleet) -> 
         status = run.goes_on("between two homes")
         assert status["links"] == []
         assert {relayed["node"] for relayed in status["relayed"]} == {f"node-{i}" for i in range(4)}
-        assert "Relayed by controller" in run.command("topology", "show")
+        shown = run.command("topology", "show")
+        assert "Relayed by controller" in shown
+        assert "node-1 → node-2: relayed by controller, " in shown and "node-0 → node-1: direct, " in shown
 
         run.boards[3].kill()
         until(lambda: len(run.status()["record"]["members"]) == 3, "the dead board is evicted")
@@ -137,6 +140,8 @@ def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> 
         run = Run(fleet, homes, (0, 1), rounds=200_000)
         until(lambda: run.ways() == {("node-0", "node-1"): "reversed"}, "one edge is reversed")
         assert run.goes_on("over a reversed edge")["links"] == []
-        assert "Opened by the receiver: node-0 → node-1." in run.command("status")
+        shown = run.command("status")
+        assert "Opened by the receiver: node-0 → node-1." in shown
+        assert re.search(r"node-0 → node-1: reversed, [\d.]+ ms there and back, [\d.]+ k?B/s", shown)
         assert "relay=controller" not in run.boards[0].stderr
         run.stop()

@@ -94,6 +94,8 @@ def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
         assert text(driver, "h1") == fleet.cluster
         until(lambda: driver.find_elements(By.CSS_SELECTOR, "#accuracy-curve .line"), "a curve")
         until(lambda: driver.find_elements(By.CSS_SELECTOR, "#graph .push"), "pushes travel")
+        for shown in ("node-0 → node-1", "direct", " ms", "B/s"):
+            shows(driver, "#links", shown)
         ring = edges(driver)
         Select(driver.find_element(By.CSS_SELECTOR, "#set select")).select_by_visible_text("b")
         driver.find_element(By.CSS_SELECTOR, "#set button").click()

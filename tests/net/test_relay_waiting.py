@@ -67,7 +67,11 @@ async def test_receiver_that_waits_at_a_relay_is_no_blocked_link() -> None:
         assert sender.watch.blocked == ()
         (dialled_from,) = receiver.server.senders().values()
         assert inbound.by[dialled_from] == "n2"  # the receiver knows that the sender did not dial it
+        await until(lambda: len(sender.watch.open_links) == 1)
+        (link,) = sender.watch.open_links
+        assert link.receiver == "n1" and link.round_trip_s > 0 and link.bytes_per_s > 50
     assert receiver.rounds == [0]
+    assert sender.watch.open_links == ()
 
 
 async def test_sender_goes_direct_from_a_relay_at_which_the_receiver_waits() -> None:

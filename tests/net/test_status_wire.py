@@ -15,6 +15,7 @@ from edgenode.core.protocol.status import (
     NodeState,
     NodeStatus,
     NodeView,
+    OpenLink,
     PendingChange,
     Relayed,
     Way,
@@ -55,6 +56,7 @@ FULL = NodeStatus(
     save_error="the disk is full",
     save_error_s=12.5,
     ways=(Way("n1", "controller"), Way("n2", "n0")),
+    open_links=(OpenLink("n1", 0.0625, 1500.0),),
 )
 PLAN = create_plan("home", [Member("n0"), Member("n1")], Schedule((GraphSpec("a"),), 1))
 
@@ -115,6 +117,17 @@ def test_report_with_an_impossible_figure_is_rejected(field: str, value: float) 
 def test_report_with_an_impossible_fault_is_rejected(fault: Fault) -> None:
     with pytest.raises(RemoteProtocolError, match=r"malformed report: .* faults"):
         NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(faults=(fault,))))
+
+
+@pytest.mark.parametrize("link", [OpenLink("../n1", 1, 1), OpenLink("n1", -1, 1), OpenLink("n1", 1, float("inf"))])
+def test_report_with_an_impossible_link_is_rejected(link: OpenLink) -> None:
+    with pytest.raises(RemoteProtocolError):
+        NODE_STATUS.from_wire(NODE_STATUS.to_wire(NodeStatus(open_links=(link,))))
+
+
+def test_report_has_a_limited_number_of_links() -> None:
+    many = NodeStatus(open_links=(OpenLink("n1", 1, 1),) * 1_000)
+    assert len(NODE_STATUS.from_wire(NODE_STATUS.to_wire(many)).open_links) == 64
 
 
 @pytest.mark.parametrize("metric", [Metric("\x1b[2J", 1.0), Metric("auc", float("nan")), Metric("auc", float("inf"))])

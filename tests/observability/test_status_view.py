@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 
 from edgenode.core.protocol.orders import BlockedLink
-from edgenode.core.protocol.status import ClusterStatus, Fault, LinkView, NodeStatus, NodeView, Relayed, Way
+from edgenode.core.protocol.status import (
+    ClusterStatus,
+    Fault,
+    LinkView,
+    NodeState,
+    NodeStatus,
+    NodeView,
+    OpenLink,
+    Relayed,
+    Way,
+)
 from edgenode.observability.status_view import (
     cluster_json,
     faults_lines,
     less_than_uncompressed,
+    open_links_lines,
     requests_json,
     requests_lines,
 )
@@ -83,3 +94,24 @@ def test_edges_that_are_not_dialled_are_shown_by_their_way() -> None:
         "Relayed by controller (1.5 MB so far): n0 → n2, n1 → n2.",
     ]
     assert view["relayed"] == [{"node": "n0", "connections": 1, "bytes": 1_500_000}]
+
+
+def test_open_links_have_their_way_and_figures() -> None:
+    links = tuple(OpenLink(f"n{i}", 0.0004 * 10**i, 2_600.4) for i in (1, 2, 3, 4))
+    ways = (Way("n2", "controller"), Way("n3", "n0"))
+    blocked = LinkView("n0", BlockedLink("n4", 0, "10.0.0.3:7600", "no answer", 40.0, "n2"))
+    ended = NodeView("n1", status=NodeStatus(state=NodeState.DONE, open_links=links))
+    nodes = (NodeView("n0", status=NodeStatus(ways=ways, open_links=links)), ended)
+    found = cluster_json(ClusterStatus("home", nodes=nodes, links=(blocked,)))["open_links"]
+    assert open_links_lines(found) == [
+        "n0 → n4: relayed by n2, 4000 ms there and back, 2.6 kB/s",
+        "n0 → n3: reversed, 400 ms there and back, 2.6 kB/s",
+        "n0 → n2: relayed by controller, 40 ms there and back, 2.6 kB/s",
+        "n0 → n1: direct, 4.0 ms there and back, 2.6 kB/s",
+    ]
+    assert found[2] == {
+        "sender": "n0", "receiver": "n2", "way": "relayed", "relay": "controller", "round_trip_s": 0.04,
+        "bytes_per_s": 2600, "text": "n0 → n2: relayed by controller, 40 ms there and back, 2.6 kB/s",
+    }  # fmt: skip
+    assert open_links_lines(found, 3)[3:] == ["and 1 more: edgenode topology show --json"]
+    assert open_links_lines([]) == []

@@ -66,6 +66,20 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenLink:
+    """A node's connection to a receiver.
+
+    Attributes:
+        round_trip_s: what a call takes there and back over it, as a moving average.
+        bytes_per_s: sent lately.
+    """
+
+    receiver: str
+    round_trip_s: float
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """The report of a node about itself.
 
@@ -95,6 +109,7 @@ class NodeStatus:
         save_error: the reason why the last checkpoint or published model could not be written, or "".
         save_error_s: seconds since saving began to fail.
         ways: the receivers that the node does not dial directly, and that are no blocked links.
+        open_links: the connections to receivers, by any way. At most 64.
     """
 
     state: NodeState = NodeState.UNSPECIFIED
@@ -124,6 +139,7 @@ class NodeStatus:
     save_error: str = ""
     save_error_s: float = 0.0
     ways: tuple[Way, ...] = ()
+    open_links: tuple[OpenLink, ...] = ()
 
     @property
     def reported(self) -> bool:

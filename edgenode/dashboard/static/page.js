@@ -3,6 +3,7 @@ import { drawCurve } from "./curves.js";
 import { drawGraph, kind } from "./graph.js";
 
 const HISTORY_EVERY_MS = 3000;
+const MOST_LINKS = 64; // with a row each
 const by = (id) => document.getElementById(id);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null);
@@ -21,6 +22,8 @@ const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const small = (value) => (value === 0 ? "0" : value < 0.01 || value >= 10000 ? value.toExponential(0) : `${Number(value.toPrecision(2))}`);
 const metric = (value) => `${Number(value.toPrecision(3))}`;
 const seconds = (value) => (value >= 10 ? `${value.toFixed(0)} s` : value >= 0.1 ? `${value.toFixed(2)} s` : `${(1000 * value).toFixed(0)} ms`);
+
+const milliseconds = (time) => `${(1000 * time).toFixed(time < 0.01 ? 1 : 0)} ms`;
 
 export function duration(time) {
   const pad = (value) => `${value}`.padStart(2, "0");
@@ -48,6 +51,11 @@ function show(view) {
   by("requests").replaceChildren(...requests(view).map((text) => Object.assign(document.createElement("li"), { textContent: text })));
   drawGraph(by("graph"), view);
   by("rows").replaceChildren(...view.nodes.map(row));
+  by("links-card").hidden = over || !view.open_links.length;
+  by("links").replaceChildren(...view.open_links.slice(0, MOST_LINKS).map((link) => cells([
+    `${link.sender} → ${link.receiver}`, link.relay ? `${link.way} by ${link.relay}` : link.way,
+    milliseconds(link.round_trip_s), `${size(link.bytes_per_s)}/s`,
+  ])));
   operator(view);
 }
 

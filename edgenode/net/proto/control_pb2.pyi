@@ -88,7 +88,7 @@ class Leadership(_message.Message):
     def __init__(self, term: _Optional[int] = ..., nonce: _Optional[str] = ..., address: _Optional[str] = ..., run_id: _Optional[str] = ..., signature: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms", "save_error", "save_error_s", "blocked", "metrics", "ways")
+    __slots__ = ("next_round", "number", "digest", "round", "rounds", "loss", "accuracy", "messages", "payload_bytes", "wire_bytes", "dense_bytes", "u", "waiting_for", "waiting_s", "state", "error", "peak_memory_bytes", "joules_per_round", "power_sensor", "gossip_bytes", "received_bytes", "round_s", "sketch_round", "sketch", "farewell", "faults", "alarms", "save_error", "save_error_s", "blocked", "metrics", "ways", "open_links")
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +121,7 @@ class Progress(_message.Message):
     BLOCKED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     WAYS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_LINKS_FIELD_NUMBER: _ClassVar[int]
     next_round: int
     number: int
     digest: str
@@ -153,7 +154,18 @@ class Progress(_message.Message):
     blocked: _containers.RepeatedCompositeFieldContainer[BlockedLink]
     metrics: _containers.RepeatedCompositeFieldContainer[Metric]
     ways: _containers.RepeatedCompositeFieldContainer[Way]
-    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., alarms: _Optional[int] = ..., save_error: _Optional[str] = ..., save_error_s: _Optional[float] = ..., blocked: _Optional[_Iterable[_Union[BlockedLink, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., ways: _Optional[_Iterable[_Union[Way, _Mapping]]] = ...) -> None: ...
+    open_links: _containers.RepeatedCompositeFieldContainer[OpenLink]
+    def __init__(self, next_round: _Optional[int] = ..., number: _Optional[int] = ..., digest: _Optional[str] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., messages: _Optional[int] = ..., payload_bytes: _Optional[int] = ..., wire_bytes: _Optional[int] = ..., dense_bytes: _Optional[int] = ..., u: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., waiting_s: _Optional[float] = ..., state: _Optional[_Union[State, str]] = ..., error: _Optional[str] = ..., peak_memory_bytes: _Optional[int] = ..., joules_per_round: _Optional[float] = ..., power_sensor: _Optional[str] = ..., gossip_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., round_s: _Optional[float] = ..., sketch_round: _Optional[int] = ..., sketch: _Optional[_Iterable[float]] = ..., farewell: _Optional[_Union[FenceAnswer, _Mapping]] = ..., faults: _Optional[_Iterable[_Union[Fault, _Mapping]]] = ..., alarms: _Optional[int] = ..., save_error: _Optional[str] = ..., save_error_s: _Optional[float] = ..., blocked: _Optional[_Iterable[_Union[BlockedLink, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., ways: _Optional[_Iterable[_Union[Way, _Mapping]]] = ..., open_links: _Optional[_Iterable[_Union[OpenLink, _Mapping]]] = ...) -> None: ...
+
+class OpenLink(_message.Message):
+    __slots__ = ("receiver", "round_trip_s", "bytes_per_s")
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_S_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    receiver: str
+    round_trip_s: float
+    bytes_per_s: float
+    def __init__(self, receiver: _Optional[str] = ..., round_trip_s: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class Way(_message.Message):
     __slots__ = ("receiver", "by")
