@@ -117,8 +117,9 @@ class EpochLog:
         self._newest: dict[str, object] = {}
 
     def epoch_ended(self, now: float, **figures: object) -> None:
-        """An epoch has ended, with these figures."""
-        self._epochs, self._newest = self._epochs + 1, figures
+        """An epoch has ended, with these figures. One that is None is not logged: a private node has no loss."""
+        self._epochs += 1
+        self._newest = {name: value for name, value in figures.items() if value is not None}
         if self._logged is None or now - self._logged >= self._every_s:
             self.log_newest(now)
 

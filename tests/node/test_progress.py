@@ -35,6 +35,12 @@ def test_fast_epochs_share_a_line_and_the_last_is_logged() -> None:
     assert [line["epoch"] for line in logged] == [0, 1, 2]
 
 
+def test_epoch_of_a_private_node_is_logged_without_a_loss() -> None:
+    with capture_logs() as logged:
+        EpochLog(every_s=0).epoch_ended(100.0, epoch=1, loss=None)
+    assert logged == [{"event": "epoch done", "log_level": "info", "epoch": 1}]
+
+
 def test_round_time_is_a_moving_average_without_pauses() -> None:
     timer = RoundTimer()
     timer.round_ended(10)
