@@ -26,6 +26,7 @@ NOT_LIMITS = {
     "observability.status_view._MOST_LINKS",  # that are shown
     "observability.status_view._MOST_PEERS",  # with a line each on a terminal
     "security.invite._MAX_CHARS",  # a longer line is no invite
+    "security.public_address.LONGEST_HOST",  # a longer one makes no short invite
     "security.signing.MAX_SIGNATURE_CHARS",  # a longer text is no signature
     "storage.run_history._MOST_INTEGER",  # of SQLite
     "storage.state_folder._LONGEST_OWNER",  # of what this process wrote

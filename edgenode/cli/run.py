@@ -122,6 +122,9 @@ def _objects_that_stay() -> Iterator[None]:
               help="Relay between nodes that cannot dial each other, as those behind two home routers.")  # fmt: skip
 @click.option("--relay-gb", type=click.FloatRange(0, min_open=True), metavar="GB", envvar="EDGENODE_RELAY_GB",
               help="The most gigabytes that --relay carries for one node. [default: no limit]")  # fmt: skip
+@click.option("--public", default="", metavar="HOST[:PORT]", envvar="EDGENODE_PUBLIC",
+              help="Host name or address for devices in other networks, which invites then name. PORT leads to "
+                   "--listen, and the next port to --enrol. [default: the ports of both]")  # fmt: skip
 @insecure_option
 @reflection_option
 @set_option
@@ -140,6 +143,7 @@ def controller(
     invites: int | None,
     relay: bool,
     relay_gb: float | None,
+    public: str,
     insecure: bool,
     reflection: bool,
     settings: tuple[str, ...],
@@ -157,7 +161,7 @@ def controller(
       edgenode controller --invites 4                 print four commands, edgenode run --join inv-..., for devices
       edgenode controller --http 0.0.0.0:8080         serve the page to the whole network
       edgenode controller --track tensorboard:events; tensorboard --logdir events
-      edgenode controller --relay                     for nodes in two homes, on a machine that both can dial
+      edgenode controller --relay --public run.example.org    for nodes in two homes, on a machine that both can dial
       edgenode controller --recover                   after its disk was lost
       edgenode controller --straggler drop            evict nodes that hold up others
     """
@@ -167,7 +171,7 @@ def controller(
     for address in (listen, *(address for address in (http, enrol) if address not in ("", "none"))):
         split_address(address)  # malformed addresses are rejected before anything starts
     log_start(controller=listen, cluster=config.run.cluster, nodes=config.run.nodes)
-    from edgenode.controller.controller_options import ControllerOptions, checked_url
+    from edgenode.controller.controller_options import ControllerOptions, checked_url, public_address
     from edgenode.controller.controller_process import run_controller
     from edgenode.net.rpc import refuse_beyond_loopback
 
@@ -178,11 +182,10 @@ def controller(
     state_dir = state_dir or default_state_dir(config.run.cluster, "controller")
     take_sigterm_as_ctrl_c()
     if invites is None:
-        first = sys.stdout.isatty() and not (state_dir / AUTHORITY).exists()
-        invites = config.run.nodes if first else 0
+        invites = config.run.nodes if sys.stdout.isatty() and not (state_dir / AUTHORITY).exists() else 0
     options = ControllerOptions(
         config, listen, state_dir, recover, http, checked_url(page_url), enrol, track, reflection, insecure, invites,
-        relay, relay_gb,
+        relay, relay_gb, public_address(public, listen, enrol),
         show_invite=lambda invite: click.echo(run_command(invite)), invite_command=invite_command(state_dir),
     )  # fmt: skip
     if not run_controller(options):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgenode.addresses import join_address, split_address
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
+from edgenode.security.public_address import PublicAddress, checked_host
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class ControllerOptions:
         show_invite: shows them to a person. They are secret, and are not logged.
         relay: nodes that nobody can dial may wait here for connections.
         relay_gb: the most gigabytes that the relay carries for one node. None for no limit.
+        public: where devices in other networks find this controller. None if they do not.
         invite_command: opens another invite, when a person types it on this machine.
     """
 
@@ -44,6 +47,7 @@ class ControllerOptions:
     invites: int = 0
     relay: bool = False
     relay_gb: float | None = None
+    public: PublicAddress | None = None
     show_invite: Callable[[str], None] = print
     invite_command: str = "edgenode invite"
 
@@ -54,6 +58,39 @@ class ControllerOptions:
             return self.enrol
         host, port = split_address(self.listen)
         return join_address(host, port + 1 if port else 0)
+
+
+def public_address(public: str, listen: str, enrol: str) -> PublicAddress | None:
+    """Where devices in other networks find a controller. None without one.
+
+    Args:
+        public: HOST or HOST:PORT, as a user writes it, or "".
+        listen: host:port of the controller.
+        enrol: host:port where devices enrol, or "" for the next port.
+
+    Raises:
+        ConfigError: other machines cannot dial it, or its ports are not known.
+    """
+    if not public:
+        return None
+    text = public[1:-1] if public.startswith("[") and public.endswith("]") else public
+    if ":" in text and not _is_ip(text):
+        host, port = split_address(text)
+        enrol_port = port + 1
+    else:
+        host, port = text, split_address(listen)[1]
+        enrol_port = split_address(enrol)[1] if enrol else port + bool(port)
+    if not (0 < port <= 65_535 and 0 < enrol_port <= 65_535):
+        raise ConfigError(f"--public {public}: name the port at which other networks reach this controller, HOST:PORT")
+    return PublicAddress(checked_host(host), port, enrol_port)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def checked_url(url: str) -> str:

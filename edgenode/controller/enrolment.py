@@ -106,7 +106,8 @@ class Enrolment:
         async with serving_http(app, listen, "--enrol", self._authority.controller_file) as url:
             host, port = split_address(listen)[0], split_address(url.rpartition("/")[2])[1]
             log.info("devices enrol here", listen=join_address(host, port))
-            yield CredentialServer(self._authority, ((address_for_others(host), port),), audit)
+            addresses = ((address_for_others(host), port),)
+            yield CredentialServer(self._authority, addresses, audit, options.public)
 
 
 def invite_first(server: CredentialServer, options: ControllerOptions) -> None:

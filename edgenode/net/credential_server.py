@@ -26,6 +26,7 @@ from edgenode.net.tls import caller, caller_name
 from edgenode.security import invite
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import fingerprint, requested_key_id
+from edgenode.security.public_address import PublicAddress
 from edgenode.security.subject import ROLES, Role, Subject
 
 log = structlog.get_logger()
@@ -45,10 +46,17 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
     Args:
         addresses: IP address and port of the enrolment service, the most likely first.
         audit: records who requests what.
+        public: where devices in other networks find the controller. None if they do not.
     """
 
-    def __init__(self, authority: Authority, addresses: tuple[tuple[str, int], ...], audit: Noting) -> None:
-        self._authority, self._addresses, self._audit = authority, addresses, audit
+    def __init__(
+        self,
+        authority: Authority,
+        addresses: tuple[tuple[str, int], ...],
+        audit: Noting,
+        public: PublicAddress | None = None,
+    ) -> None:
+        self._authority, self._addresses, self._audit, self._public = authority, addresses, audit, public
         self._renewals = defaultdict[Subject, list[float]](list)  # the times of the last ones
         self._one_at_a_time = asyncio.Lock()  # of the authority's register
 
@@ -114,7 +122,7 @@ class CredentialServer(credential_pb2_grpc.CredentialServiceServicer):
             _subject(role, name)
         secret = self._authority.invite(role, name, timedelta(seconds=ttl_s))
         log.info("opened an invite", role=role, name=name or "any", ttl_s=ttl_s)
-        return invite.Invite(secret, fingerprint(self._authority.certificate), self._addresses)
+        return invite.Invite(secret, fingerprint(self._authority.certificate), self._addresses, self._public)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: ServicerContext) -> pb.ListKeysResponse:
         """Return all valid keys."""

@@ -75,8 +75,8 @@ def enrol(invite: Invite, name: str = "", cluster: str = "", hosts: Sequence[str
 
 def _targets(invite: Invite, cluster: str, hosts: Sequence[str]) -> Iterator[str]:
     """host:port of each enrolment service to try, the invite's first."""
-    ports = dict.fromkeys(port for _, port in invite.addresses)
-    given = dict.fromkeys((*invite.addresses, *((host, port) for port in ports for host in hosts)))
+    ports = dict.fromkeys(port for _, port in invite.enrol_addresses)
+    given = dict.fromkeys((*invite.enrol_addresses, *((host, port) for port in ports for host in hosts)))
     yield from (join_address(*address) for address in given)
     with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop that runs
         found = thread.submit(lambda: asyncio.run(_announced(cluster))).result()

@@ -15,6 +15,7 @@ from edgenode.net.enrolment_client import enrol
 from edgenode.net.reasons import expired
 from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
+from edgenode.node.controller_address import keep_controller_address
 from edgenode.node.node_options import NodeOptions
 from edgenode.security.certificates import Credentials, cluster_of, fingerprint
 from edgenode.security.invite import PREFIX, Invite
@@ -102,7 +103,9 @@ def enrolled_again(options: NodeOptions, error: NotAdmitted) -> Security:
 def _enrolled(options: NodeOptions) -> Security:
     """Use the node's invite, and write its new credentials."""
     given = () if options.controller in ("mdns", "none") else (split_address(options.controller)[0],)
-    credentials = enrol(read_invite(options.join or ""), options.name, options.config.run.cluster, given)
+    invite = read_invite(options.join or "")
+    credentials = enrol(invite, options.name, options.config.run.cluster, given)
+    keep_controller_address(options.state_dir, str(invite.public or ""))
     write_credentials(options.credentials, credentials)
     return MutualTls(credentials, lambda subject, key_id: True)
 

@@ -51,6 +51,7 @@ from edgenode.net.relay_client import ask, controller_as_relay
 from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
+from edgenode.node.controller_address import kept_controller_address, resolved
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.model_server import check_numbers
 from edgenode.node.node_options import NodeOptions
@@ -181,6 +182,7 @@ class ControllerBootstrap:
         self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
         self._fetcher = ModelFetcher(local, self.link)
         self._leadership: Leadership | None = None  # of the last Hello
+        self._kept = kept_controller_address(options.state_dir)  # host:port from the invite, or ""
         self._good = ""  # host:port of the controller that sent it
         self._refused: set[str] = set()  # announced controllers that were dialled since, and sent none
         self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs
@@ -287,7 +289,8 @@ class ControllerBootstrap:
         if self._options.controller != "mdns":
             return self._options.controller
         assert self._discovery is not None
-        await self._discovery.wait("controller", timeout_s=_FIND_S)
+        if not self._kept:
+            await self._discovery.wait("controller", timeout_s=_FIND_S)
         target = ""
         if self._refused:
             with suppress(TransportError):
@@ -301,18 +304,21 @@ class ControllerBootstrap:
         return (await first_to_answer(announced, [self._options.security], timeout_s))[0]
 
     async def _announced_controllers(self, avoided: set[str]) -> AsyncIterator[list[str]]:
-        """host:port of each that mDNS finds, from time to time. The one that worked before is the first."""
+        """host:port of each that mDNS or the invite names, from time to time, the one that worked before first."""
         assert self._discovery is not None
         if self._good and self._good not in avoided:
             yield [self._good]
             await asyncio.sleep(_HEAD_START_S)
+        kept = await resolved(self._kept) if self._kept else []
         async for targets in self._discovery.watch_targets("controller"):
-            yield [target for target in targets if target not in avoided]
+            yield [target for target in (*targets, *kept) if target not in avoided]
 
     def _why_no_controller(self) -> str:
         if self._options.controller != "mdns":
             return f"no controller answers at {self._options.controller} (waited {self._options.wait_s:g} s)"
         assert self._discovery is not None
+        if self._kept:
+            return f"no controller answers at {self._kept} or in this network (waited {self._options.wait_s:g} s)"
         for service in self._discovery.services("controller").values():
             return f"the controller announced at {', '.join(service.targets)} does not answer"
         return self._discovery.not_found("controller", None, self._options.wait_s)

@@ -28,19 +28,28 @@ def test_board_behind_a_router_joins_with_an_invite_and_a_host_name(fleet: Fleet
     hosts.write_text(f"127.0.0.1 localhost\n{PUBLIC} {_NAME}\n")
     with_hosts = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh")
     with Homes(Home(2)) as homes:
-        run = Run(fleet, homes, (1,), "--relay", nodes=2, rounds=200_000)
+        run = Run(fleet, homes, (1,), "--relay", "--public", _NAME, nodes=2, rounds=200_000)
         run.controller.logs("controller ready")
         invite = run.command("invite", "node-1")
         found = re.search(r"inv-\S+", invite)
         assert found, invite
         board = fleet.start(
             "node-1", "run", "--config", str(fleet.folder / "run.toml"), "--name", "node-1",
-            "--state-dir", str(fleet.state("node-1")), "--join", found[0], "--controller", f"{_NAME}:7700",
+            "--state-dir", str(fleet.state("node-1")), "--join", found[0],
             spawn=lambda argv, **more: homes.spawn(2, [*with_hosts, *argv], **more),
         )  # fmt: skip
         board.logs("enrolled: from now on, no invite is needed")
         run.boards.append(board)
         run.goes_on("with the board")
+        board.kill()
+        again = fleet.start(  # without the invite
+            "node-1", "run", "--config", str(fleet.folder / "run.toml"), "--name", "node-1",
+            "--state-dir", str(fleet.state("node-1")),
+            spawn=lambda argv, **more: homes.spawn(2, [*with_hosts, *argv], **more),
+        )  # fmt: skip
+        run.boards[-1] = again
+        run.goes_on("with the board that is back")
+        print(f"{len(found[0])} characters: {found[0][:4]}", run.command("status"))
         run.stop()
 
 

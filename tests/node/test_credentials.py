@@ -19,11 +19,13 @@ from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, SecurityErr
 from edgenode.net.enrolment_server import enrolment_app
 from edgenode.net.http import serving_http
 from edgenode.net.tls import MutualTls, Security
+from edgenode.node.controller_address import kept_controller_address
 from edgenode.node.credentials import enrolled_again, node_security, read_invite
 from edgenode.node.node_options import NodeOptions, node_options
 from edgenode.security.authority import Authority
 from edgenode.security.certificates import Credentials, fingerprint
 from edgenode.security.invite import Invite
+from edgenode.security.public_address import PublicAddress
 from edgenode.security.secret_files import write_credentials
 from edgenode.security.subject import Subject
 
@@ -81,6 +83,17 @@ async def test_invite_that_stays_in_place_is_ignored_at_the_next_start(home: Hom
         assert await start(options, invite) == (first, [IGNORED])
         assert await start(options, None) == (first, [])
     assert await start(options, invite) == (first, [IGNORED])  # the controller is away
+
+
+async def test_node_keeps_the_address_that_its_last_invite_names(home: Home, options: NodeOptions) -> None:
+    async with home.served():
+        port = split_address(home.address)[1]
+        afar = replace(Invite.parse(home.invite()), public=PublicAddress("run.invalid", 7750, port))
+        await start(options, str(afar))  # the name does not resolve here
+        assert kept_controller_address(options.state_dir) == "run.invalid:7750"
+        options.credentials.unlink()
+        await start(options, home.invite("n0"))
+        assert kept_controller_address(options.state_dir) == ""
 
 
 @pytest.mark.parametrize("left", ["gone", "inv-typo", "-"])

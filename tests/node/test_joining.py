@@ -39,6 +39,7 @@ from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
+from edgenode.node.controller_address import keep_controller_address
 from edgenode.node.fixed_peers import Agreement, agree_with_peers
 from edgenode.node.joining import ControllerBootstrap, LocalNode
 from edgenode.node.node_options import NodeOptions
@@ -197,6 +198,37 @@ async def test_announced_impostors_do_not_hide_the_controller(monkeypatch: pytes
             assert node.link.target == f"127.0.0.1:{port}"
 
 
+async def test_node_finds_the_controller_at_the_address_of_its_invite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mDNS does not leave a network. What answers there is the controller only if it shows the certificate of one."""
+    ca = make_authority("edgenode")
+    own, true, false = (
+        MutualTls(make_credentials(authority, subject), lambda subject, key_id: True)
+        for authority, subject in (
+            (ca, Subject("node", "n0")),
+            (ca, CONTROLLER),
+            (make_authority("edgenode"), CONTROLLER),
+        )
+    )
+    monkeypatch.setattr("edgenode.node.controller_address.checked_host", lambda host: host)  # loopback is enough here
+    local = replace(LOCAL, identity=replace(LOCAL.identity, security=own))
+    for security in (true, false):
+        greeting = Greeting(Leadership(0), local.identity)
+        services = [(control_server.SERVICE, greeting.server.add_to)]
+        async with serving("127.0.0.1:0", services, 0.0, security=security) as port:
+            keep_controller_address(tmp_path, f"localhost:{port}")
+            options = replace(OPTIONS, controller="mdns", security=own, state_dir=tmp_path)
+            node = ControllerBootstrap(options, local, Announced([]), Shutdown(lambda _: None), lambda text: None)  # type: ignore[arg-type]
+            async with in_background(node.link.run(), "link"):
+                if security is true:
+                    await until(node.link.connected.is_set)
+                    assert node.link.target == f"127.0.0.1:{port}"
+                else:
+                    await asyncio.sleep(1)
+                    assert not node.link.connected.is_set() and node.link.target == ""
+
+
 async def test_node_that_refuses_a_controller_dials_the_other_one() -> None:
     """Both are true. The one of the older term ends first, and a member follows the newer one."""
     async with AsyncExitStack() as stack:
@@ -219,9 +251,9 @@ async def test_node_that_refuses_a_controller_dials_the_other_one() -> None:
 class Greeting:
     """A controller that greets each node, and no more."""
 
-    def __init__(self, leadership: Leadership) -> None:
+    def __init__(self, leadership: Leadership, identity: Identity = LOCAL.identity) -> None:
         self._leadership = leadership
-        self.server = ControlServer(LOCAL.identity, self._post, lambda node, status: None, lambda node: "", Faults())
+        self.server = ControlServer(identity, self._post, lambda node, status: None, lambda node: "", Faults())
 
     def _post(self, event: Reported | Disconnected) -> None:
         if isinstance(event, Reported):

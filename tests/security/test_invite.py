@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from edgenode.cli.own_credentials import run_command
 from edgenode.errors import SecurityError
 from edgenode.security.invite import ENROL_PORT, PREFIX, Invite
+from edgenode.security.public_address import LONGEST_HOST, PublicAddress
 
 USUAL = Invite(bytes(range(10)), bytes(range(100, 116)), (("192.168.0.2", ENROL_PORT),))
 LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -22,7 +24,17 @@ INVITES = st.builds(
     st.lists(
         st.tuples(st.ip_addresses().map(str), st.integers(0, 65_535) | st.just(ENROL_PORT)), min_size=1, max_size=3
     ).map(tuple),
+    st.none()
+    | st.builds(
+        PublicAddress,
+        st.sampled_from(
+            ["run.example.org", "a.de", "a" * LONGEST_HOST, "203.0.113.10", "2001:db8::10", "abcdefgh.example"]
+        ),
+        st.integers(1, 65_535) | st.just(7700),
+        st.integers(1, 65_535) | st.just(ENROL_PORT),
+    ),
 )
+AFAR = replace(USUAL, public=PublicAddress("run.example.org", 7700, ENROL_PORT))
 
 
 @given(INVITES)
@@ -44,6 +56,41 @@ def test_invite_is_read_from_a_command_a_narrow_terminal_and_capitals() -> None:
     line = str(USUAL)
     for text in (run_command(line), f"  {line[:40]}\n  {line[40:]}\n", line.upper()):
         assert Invite.parse(text) == USUAL
+
+
+def test_invite_with_a_host_name_is_short() -> None:
+    assert len(str(AFAR)) <= 90
+    by_ip = replace(USUAL, public=PublicAddress("203.0.113.10", 7700, ENROL_PORT))
+    assert len(str(by_ip)) <= 70
+    assert Invite.parse(run_command(str(AFAR))) == AFAR
+
+
+def test_public_address_is_tried_first_and_once() -> None:
+    assert AFAR.enrol_addresses == (("run.example.org", ENROL_PORT), ("192.168.0.2", ENROL_PORT))
+    same = replace(USUAL, public=PublicAddress("192.168.0.2", 7700, ENROL_PORT))
+    assert same.enrol_addresses == USUAL.addresses == USUAL.enrol_addresses
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"", b"127.1", b"localhost", b"a b", b"A.org", b"a/b", b"a" * 64, b"\xff", b"\x1b[2J"],
+    ids=["empty", "number", "loopback", "space", "capital", "path", "long", "bytes", "escape"],
+)
+def test_invite_with_a_name_that_is_none_is_refused(host: bytes) -> None:
+    from edgenode.security import invite
+
+    content = USUAL.authority + USUAL.secret + bytes([63, len(host)]) + host
+    with pytest.raises(SecurityError, match="invite"):
+        Invite.parse(PREFIX + invite._typed(content + invite._check(content)))
+
+
+def test_invite_whose_public_address_is_cut_off_is_refused() -> None:
+    from edgenode.security import invite
+
+    for tail in (bytes([63, 10]) + b"run", bytes([63 | 0x80, 4]) + b"a.de\x1e", bytes([63, 4 | 0x80, 10, 0])):
+        content = USUAL.authority + USUAL.secret + tail
+        with pytest.raises(SecurityError, match="address in the invite"):
+            Invite.parse(PREFIX + invite._typed(content + invite._check(content)))
 
 
 def test_letters_that_look_alike_are_one() -> None:
