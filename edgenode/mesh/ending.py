@@ -46,7 +46,7 @@ class Ending:
         self.broke_off = False
         self._leave = leave
         self._node, self._thread = node, threading.get_ident()
-        self._lock, self._over = threading.Lock(), False
+        self._lock, self._over = threading.RLock(), False
         self._timer: threading.Timer | None = None
 
     def begin(self) -> None:
@@ -54,20 +54,21 @@ class Ending:
         _hook_in()
         _open.add(self)
 
-    def run_ended(self) -> bool:
-        """Nothing stops the node any more. Return whether nothing did before."""
+    def run_ended(self) -> None:
+        """Nothing stops the node any more."""
         with self._lock:
-            first, self._over = not self._over, True
+            self._over = True
         _open.discard(self)
         if self._timer is not None:
             self._timer.cancel()
-        return first
 
     def stop(self, reason: str) -> None:
-        """Stop the node at once, if it runs, and report why."""
-        if self.run_ended():
-            self.broke_off = True
-            self._node.stop(reason)
+        """Stop the node at once, if it runs, and report why. If another thread is stopping it, wait until it has."""
+        with self._lock:
+            if not self._over:
+                self._over = self.broke_off = True
+                self._node.stop(reason)
+        self.run_ended()
 
     def stop_soon(self) -> None:
         """Stop the node when it is known why the loop ended."""
