@@ -165,6 +165,7 @@ class ControllerBootstrap:
     Attributes:
         link: the link to the controller. The caller runs it.
         mailbox: orders to the node, from the first one on.
+        all_ended: set when all members have ended, so that none needs this one any more.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class ControllerBootstrap:
         show_wait: Callable[[str], None],
     ) -> None:
         self.link = ControlLink(local.identity, self._find_controller, self.join_report, self.take_order)
-        self.mailbox = Mailbox()
+        self.mailbox, self.all_ended = Mailbox(), asyncio.Event()
         self._options, self._local, self._discovery = options, local, discovery
         self._shutdown, self._show_wait = shutdown, show_wait
         self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
@@ -255,6 +256,8 @@ class ControllerBootstrap:
                 log.info("waiting for nodes", present=list(present), missing=missing)
             case Refuse():
                 pass  # the link raises it
+            case Ended(node) if node == self._options.name:
+                self.all_ended.set()
             case Halt() | Offer() | Fence() | EvictionCommitted() | Restart() | Ended() | Abort():
                 self.mailbox.post(order)
 

@@ -49,6 +49,7 @@ from edgenode.node.resumable import resumable
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.standing import Standing
 from edgenode.node.stats import Outcome
+from edgenode.node.staying import stay
 from edgenode.node.workload import Workload, checkpoint_store
 from edgenode.observability.systemd import Notifier
 from edgenode.observability.tracking import Tracking
@@ -107,9 +108,8 @@ class NodeProcess:
                 self._activity = "looking for the other nodes"
                 if self.options.controller == "none":
                     runner, outcome = await self._run_with_peers(local)
-                else:
-                    runner, outcome = await self._run_with_controller(local, stack)
-                return await self._conclude(runner, outcome, time.monotonic() - began)
+                    return await self._conclude(runner, outcome, time.monotonic() - began)
+                return await self._run_with_controller(local, stack, began)
         finally:
             self._worker.close()
 
@@ -154,7 +154,7 @@ class NodeProcess:
             await self._server.wait_until_known_to(frozenset(agreed.addresses), _KNOWN_S)
             return runner, outcome
 
-    async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack) -> tuple[NodeRunner, Outcome]:
+    async def _run_with_controller(self, local: LocalNode, stack: AsyncExitStack, began: float) -> dict[str, Any]:
         options, show = self.options, self._show_activity
         discovery = await stack.enter_async_context(announced(options, local.port)) if options.uses_mdns else None
         controller = self._controller = ControllerBootstrap(options, local, discovery, self._shutdown, show)
@@ -174,9 +174,12 @@ class NodeProcess:
                 if threading.current_thread() is threading.main_thread():
                     self._shutdown.on_sigterm(controller.link)
                 outcome = await self._take_part(runner)
-                self._shutdown.run_ended()
+                self._shutdown.run_ended(controller.all_ended.set)
+                result = await self._conclude(runner, outcome, time.monotonic() - began)
+                if runner.replica.learner.algorithm_spec.rule.fixed:
+                    await stay(controller.all_ended, runner.answer)
                 await controller.link.flush(_LAST_REPORT_S, _FLUSH_S)
-                return runner, outcome
+                return result
             finally:
                 await controller.link.flush(_FLUSH_S, _FLUSH_S)
 

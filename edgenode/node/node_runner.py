@@ -173,9 +173,12 @@ class NodeRunner:
         """Stay until the in-neighbours have the answers to their pushes. All pushes of this node are answered."""
         deadline = time.monotonic() + _LINGER_S
         while self._server.connected and time.monotonic() < deadline:
-            # an in-neighbour repeats a push if the answer was lost
-            await self._perform_all(await self._handle(self._mailbox.get_all()))
+            await self.answer()
             await asyncio.sleep(0.01)
+
+    async def answer(self) -> None:
+        """Take what comes after the end of this member: a peer repeats a push if the answer was lost."""
+        await self._perform_all(await self._handle(self._mailbox.get_all()))
 
     async def _handle(self, events: list[NodeEvent]) -> list[NodeAction]:
         """Let the node handle events. An event that breaks the protocol is noted, and answered in its turn."""
@@ -282,12 +285,9 @@ class NodeRunner:
     def _accuse(self, accusation: Accusation, is_counted: bool = False) -> None:
         if not is_counted and not self.replica.alarms.note(accusation):
             return
+        member, good = accusation.member or "unknown", self.replica.good_checkpoints()
         log.warning(
-            "poison alarm",
-            member=accusation.member or "unknown",
-            round=accusation.round,
-            reason=accusation.reason,
-            good_checkpoints=self.replica.good_checkpoints(),
+            "poison alarm", member=member, round=accusation.round, reason=accusation.reason, good_checkpoints=good
         )
         if self._link is not None:
             self._link.report(accusation)

@@ -40,6 +40,7 @@ class Shutdown:
 
     def __init__(self, interrupt: Callable[[str], object]) -> None:
         self._over, self._interrupt = False, interrupt
+        self._go: Callable[[], object] = lambda: None
         self._asks = set[TrainingEnded | StopRun]()  # what the controller is asked again and again
         self._why_stays = ""
 
@@ -53,6 +54,9 @@ class Shutdown:
 
     def leave(self, link: ControlLink) -> None:
         """Ask the controller to let this node leave, and watch over it."""
+        if self._over:
+            self._go()
+            return
         log.info("leaving after a handoff", hint="a second SIGTERM stops at once")
         link.report(Leave())
         self._check(link, asyncio.get_running_loop().time() + _HANDOFF_S)
@@ -87,9 +91,9 @@ class Shutdown:
         log.warning("stopping without a handoff", reason=reason)
         self._interrupt(f"stopped without a handoff: {reason}")
 
-    def run_ended(self) -> None:
-        """The run is over for this node. From now on nothing stops it."""
-        self._over = True
+    def run_ended(self, go: Callable[[], object]) -> None:
+        """The run is over for this node. From now on nothing stops it, and ``go`` lets it exit sooner."""
+        self._over, self._go = True, go
 
     def _check(self, link: ControlLink, deadline: float) -> None:
         """Stop if the leave cannot succeed, and look again soon if it can."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
@@ -22,6 +23,7 @@ RUN = {
     "task.local_steps": 2,
     "topology.graphs": ["doubling"],
 }
+DIES_AT_ITS_END = str(Path(__file__).with_name("dies_at_its_end.py"))
 pytestmark = pytest.mark.group("fixed members")
 Models = list[dict[str, bytes]]
 
@@ -113,3 +115,19 @@ def test_stopped_run_has_one_model_and_resumes(
     for process in (*fleet.nodes(NODES), fleet.controller()):
         process.exits(0)
     assert models(fleet) == uninterrupted
+
+
+@pytest.mark.slow
+def test_members_that_have_ended_stay_for_one_that_died_in_its_last_round(fleet: Fleet, uninterrupted: Models) -> None:
+    fleet.cluster = str(RUN["run.cluster"])
+    fleet.configure(RUN)
+    controller = fleet.controller()
+    ended = [fleet.node("node-0"), fleet.node("node-2")]
+    fleet.node("node-1", program=[DIES_AT_ITS_END]).exits(9)
+    for node in ended:
+        node.logs("staying until all members have ended")
+    returned = fleet.node("node-1")
+    for process in (*ended, returned, controller):
+        process.exits(0)
+    assert models(fleet) == uninterrupted
+    assert all("resuming from a checkpoint with it" in node.stderr for node in ended)

@@ -62,7 +62,7 @@ async def test_sigterm_waits_for_the_handoff_and_twice_does_not(interrupts: asyn
     assert interrupts.empty()
     signal.raise_signal(signal.SIGTERM)
     await stopped(interrupts)
-    shutdown.run_ended()
+    shutdown.run_ended(lambda: None)
 
 
 async def test_a_refused_leave_stops_the_node_once(interrupts: asyncio.Queue[None]) -> None:
@@ -91,7 +91,7 @@ async def test_a_node_that_trains_no_more_asks_until_its_run_is_over(interrupts:
         shutdown.leave_refused("2 nodes must stay")
         shutdown.leave_refused("2 nodes must stay")
         assert len(asked) > 1
-        shutdown.run_ended()
+        shutdown.run_ended(lambda: None)
         asked.clear()
         await asyncio.sleep(0.05)
     assert asked == []
@@ -100,9 +100,11 @@ async def test_a_node_that_trains_no_more_asks_until_its_run_is_over(interrupts:
 
 
 async def test_nothing_stops_a_node_whose_run_has_ended(interrupts: asyncio.Queue[None]) -> None:
-    shutdown = Shutdown(interrupt)
-    shutdown.run_ended()
+    """If it stays for the others, a request to leave lets it go."""
+    shutdown, gone = Shutdown(interrupt), asyncio.Event()
+    shutdown.run_ended(gone.set)
     shutdown.leave(link())
+    assert gone.is_set()
     shutdown.stop("late")
     await asyncio.sleep(0.2)
     assert interrupts.empty()

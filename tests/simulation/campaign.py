@@ -85,12 +85,17 @@ def _why_stuck(stuck: ClusterSim) -> str:
 
 
 def _needs_ended_members(stuck: ClusterSim) -> bool:
-    """Whether all members have to resume, and those that are missing have ended. An operator has to start them."""
+    """Whether an operator has to start members that have ended, and did not stay until all had.
+
+    Either all members have to resume, and these are missing. Or the controller never heard that they have ended.
+    """
     cluster = stuck.cluster
-    if cluster is None or not cluster.state.has_fixed_members:
+    if cluster is None or not cluster.state.has_fixed_members or cluster.state.plan is None:
         return False
-    missing = cluster.state.waits_for
-    return bool(missing) and missing <= stuck.finished.keys()
+    missing, gone = cluster.state.waits_for, stuck.finished.keys() - stuck.alive
+    return bool(gone) and (
+        missing <= gone if missing else bool(gone & cluster.state.membership.running(cluster.state.plan))
+    )
 
 
 def _all_given_up(stuck: ClusterSim) -> bool:

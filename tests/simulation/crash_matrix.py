@@ -7,7 +7,8 @@ A short run is played once to count its moments: before every action of every no
 the last action of every event. Then it is played once more for each moment, and the process that acts at this moment
 dies: permanently, or with a restart soon after. The runs differ in what happens meanwhile: nothing, a change of
 topology, a member that joins, leaves or is evicted, a pause, changes in a pause, all at once, or a last phase that is
-most of the run. With two crashes, every pair of moments is played.
+most of the run. In one the members are fixed: all that die come back, and those that have ended stay for them. With two
+crashes, every pair of moments is played.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
+from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import ScheduleSpec
 from tests.simulation.campaign import add_options, play, report, trials
 from tests.simulation.cluster_sim import ClusterSim
@@ -40,10 +42,11 @@ Crash = tuple[
 
 _ROUNDS = 12
 _BACK_S = 0.4
-_LAST_PHASE = "allreduce"
+_LAST_PHASE, FIXED = "allreduce", "fixed"
 RUNS: dict[str, tuple[tuple[float, Disturbance], ...]] = {
     "quiet": (),
     _LAST_PHASE: (),
+    FIXED: (),
     "rotate": ((0.1, Rotate(0, (GraphSpec("b"),), Period(1))),),
     "join": ((0.05, Start("x")),),
     "leave": ((0.1, LeaveRequest("n1")),),
@@ -71,16 +74,22 @@ def build_run(crash: Crash) -> ClusterSim:
         last_rounds, training = len(allreduce.edges(nodes)), rounds // 4
         rounds = training + last_rounds
         schedule = replace(schedule, last=GraphSpec(allreduce.NAME), last_from=training)
-    run_spec = RunSpec("crashes", nodes, "run", schedule, rounds=rounds, gossip_rounds=last_rounds)
+    requirements = Requirements("fixed", doubly_stochastic=True, fixed=True) if run == FIXED else Requirements()
+    run_spec = RunSpec(
+        "crashes", nodes, "run", schedule, rounds=rounds, requirements=requirements, gossip_rounds=last_rounds
+    )
+    # A daemon shows nothing of a round before the checkpoint of its beginning is safe.
+    sync_s = (0.0, 0.005) if run == FIXED else Scenario.sync_s
     scenario = Scenario(
         seed=nodes,
+        sync_s=sync_s,
         latency_s=(0.001, 0.02),
         window=2,
         disturbances=RUNS[run],
         crash_at=dict(crash_at),
         evict_s=0.5,
         checkpoint_every=2,
-        leave_s=1.0,
+        leave_s=None if run == FIXED else 1.0,
         patience_s=60,
     )
 
@@ -95,7 +104,7 @@ def crashes(run: str, nodes: int, count: int, rounds: int = _ROUNDS) -> Iterator
     """Every combination of so many crashes in a run."""
     last = play(build_run((run, nodes, rounds, ()))).moments
     for when in combinations(range(1, last + 1), count):
-        for back in product((None, _BACK_S), repeat=count):
+        for back in product((_BACK_S,) if run == FIXED else (None, _BACK_S), repeat=count):
             yield run, nodes, rounds, tuple(zip(when, back, strict=True))
 
 

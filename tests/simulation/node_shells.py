@@ -158,6 +158,7 @@ class NodeShells:
                 self.start(name)
             case Fail(PeerRestarted()):
                 state.happened["restarted with another member"] += 1
+                state.happened["restarted after its end"] += state.finished.pop(name, None) is not None
                 self.end(name)
                 self.start(name)
             case Fail() if name in state.liars:
@@ -317,6 +318,10 @@ class NodeShells:
                 self._welcome(name, plan, t, order)
             case Offer() | Fence() | EvictionCommitted() | Restart():
                 self._handle(name, order)
+            case Ended(node) if node == name:
+                require(name in self._state.finished, f"{name} is let go, and has not ended")
+                self._state.happened["let go"] += 1
+                self._exit(name)
             case Ended(node):
                 self._state.happened["no answer expected"] += 1
                 self.pushes.drop(name, {node})

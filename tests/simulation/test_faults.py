@@ -94,7 +94,7 @@ def test_neither_does_one_with_an_overlap(seeds: range) -> None:
 @quick_and_rest(25, 1000)
 def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     kinds = happened(play_all(faults.build_run_with_fixed_members, seeds))
-    for kind in ("restarted with another member", "resumed after all were down", "no answer expected", "leave refused"):
+    for kind in ("restarted with another member", "resumed after all were down", "no answer expected", "let go"):
         assert kinds[kind], kind
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
 
@@ -162,7 +162,7 @@ def test_runs_do_not_depend_on_the_hash_seed() -> None:
 @pytest.mark.parametrize("run", crash_matrix.RUNS)
 def test_any_process_may_die_between_any_two_actions(run: str) -> None:
     cases = list(crash_matrix.crashes(run, nodes=3, count=1))
-    assert len(cases) > 300
+    assert len(cases) > 200
     play_all(crash_matrix.build_run, cases)
 
 
@@ -171,3 +171,11 @@ def test_any_process_may_die_between_any_two_actions(run: str) -> None:
 def test_any_process_may_die_when_the_others_have_finished(run: str, every: int) -> None:
     """In so short a run many processes die in the last rounds. Those that come back then are refused."""
     play_all(crash_matrix.build_run, list(crash_matrix.crashes(run, nodes=3, count=1, rounds=4))[::every])
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_fixed_members_that_have_ended_return_for_one_that_dies(every: int) -> None:
+    cases = list(crash_matrix.crashes(crash_matrix.FIXED, nodes=3, count=1, rounds=4))[::every]
+    played = play_all(crash_matrix.build_run, cases)
+    assert happened(played)["restarted after its end"]
+    assert happened(played)["let go"] == 3 * len(played)

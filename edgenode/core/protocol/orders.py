@@ -166,7 +166,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A member has ended well, and may have gone before its last answers arrived: none is expected any more."""
+    """A member has ended well, and may have gone before its last answers arrived: none is expected any more.
+
+    With the name of its receiver, it says that all have ended. So none needs the receiver any more.
+    """
 
     node: str
 

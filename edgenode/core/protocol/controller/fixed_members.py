@@ -5,8 +5,9 @@
 2. A member that does not answer is waited for. The barrier stops the others.
 3. A new process under a member's name proves that the old one is dead, with the state that the others need. So every
    other member is ordered to restart. It ends its rounds, and comes back with its checkpoints. When all are back, they
-   resume from the newest round that all have saved, with new incarnations (`bootstrap`).
-4. An order is lost with its link, so it is sent again on every link of a process that still runs.
+   resume from the newest round that all have saved, with new incarnations (`bootstrap`). Members that have ended stay
+   for this, until all have ended and the controller lets them go.
+4. An order is lost with its link, so it is sent again on every link of a process that is still there.
 5. A member that ended well may have gone before its last answers arrived. When its eviction is requested, the others
    are told that it has ended. It has mixed all that they pushed to it.
 6. A change of plan starts with an exchange. So a run that is stopped has one model, and one that is extended ends with
@@ -26,6 +27,7 @@ class FixedMembers:
     def __init__(self, state: ClusterState) -> None:
         self._state = state
         self._ordered: dict[str, Join] = {}  # the link on which each member was last ordered to restart
+        self._let_go: dict[str, Join] = {}  # the link on which it was told that all have ended
 
     def refuse(self, evict: Evict) -> list[ClusterAction]:
         """Refuse an eviction. If the member has ended, let the others end: rule 5."""
@@ -38,18 +40,27 @@ class FixedMembers:
         return [*ended, Reply(evict.request_id, None, why)]
 
     def gather(self) -> list[ClusterAction]:
-        """Return the orders that follow from the nodes that wait: rules 1 and 3."""
+        """Return the orders that follow from the nodes that wait, and from the end of all: rules 1 and 3."""
         state, plan = self._state, self._state.plan
-        if not state.has_fixed_members or plan is None or state.over:
+        if not state.has_fixed_members or plan is None or state.aborted:
             return []
         membership, names = state.membership, plan.latest.names
+        if state.over:
+            return [Send(node, Ended(node)) for node in self._new_links(names, self._let_go)]
         why = f"the members of this run are fixed: {', '.join(names)}"
         refused = state.refuse_all(membership.newcomers.keys() - set(names), why)
         returned = sorted(membership.newcomers)
         if not returned:
             return refused
         # precaution: members that run restart when one of them has lost its state
-        running = [n for n in names if membership.takes_part(n) and self._ordered.get(n) is not membership.present[n]]
-        self._ordered |= {node: membership.present[node] for node in running}
+        others = self._new_links(names, self._ordered)
         reason = f"{', '.join(returned)} restarted, and the members of this run are fixed"
-        return [*refused, *(Send(node, Restart(reason)) for node in running)]
+        return [*refused, *(Send(node, Restart(reason)) for node in others)]
+
+    def _new_links(self, names: tuple[str, ...], ordered: dict[str, Join]) -> list[str]:
+        """The members that run or have ended, without those that got this order on their present links."""
+        membership = self._state.membership
+        links = {n: link for n in names if (link := membership.present.get(n)) and n not in membership.newcomers}
+        new = [n for n, link in links.items() if ordered.get(n) is not link]
+        ordered |= links
+        return new

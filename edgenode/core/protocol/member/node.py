@@ -24,7 +24,17 @@ from typing import Any, assert_never
 
 from edgenode.core.algorithm.learner import Learner
 from edgenode.core.algorithm.poison_alarm import PoisonAlarm
-from edgenode.core.protocol.events import Answer, Answered, NodeAction, NodeEvent, Received, Report, TimedOut, Trained
+from edgenode.core.protocol.events import (
+    Answer,
+    Answered,
+    Fail,
+    NodeAction,
+    NodeEvent,
+    Received,
+    Report,
+    TimedOut,
+    Trained,
+)
 from edgenode.core.protocol.member.judgement import (
     candidate,
     evicts,
@@ -126,7 +136,8 @@ class Node:
                 self.state.peers.ended(peer)
                 return self._rounds.resume()
             case Restart(reason):
-                return self.state.fail(PeerRestarted(reason))
+                self.state.stage = Stage.OVER
+                return [Fail(PeerRestarted(reason))]  # a node that has ended restarts, too
             case Abort(reason):
                 return self._abort(event, reason)
         assert_never(event)

@@ -130,6 +130,36 @@ def test_nobody_waits_for_the_answers_of_a_member_that_ended() -> None:
     assert [a for a in actions if isinstance(a, Send)] == [Send("n1", Ended("n0")), Send("n2", Ended("n0"))]
 
 
+def end(cluster: QuietCluster, name: str) -> list[ClusterAction]:
+    """A member ends, and stays."""
+    latest = the_plan(cluster).latest
+    farewell = FenceAnswer(0, 0, 999, (), the_plan(cluster).records)
+    return cluster.handle(Reported(name, Progress(1000, latest.number, latest.digest, farewell)))
+
+
+def test_member_that_has_ended_stays_for_one_that_returns() -> None:
+    cluster = a_fixed_cluster()
+    for name in ("n0", "n2"):
+        assert orders(end(cluster, name), Ended) == []
+    assert orders(restarts(cluster, "n1", "second", 40, 50), Restart) == ["n0", "n2"]
+    restarts(cluster, "n0", "second", 40, 50, 1000)
+    assert orders(restarts(cluster, "n2", "second", 40, 50, 1000), Welcome) == ["n0", "n1", "n2"]
+    assert the_plan(cluster).latest.start == 50
+    for name in ("n0", "n1"):
+        assert orders(end(cluster, name), Ended) == []
+
+
+def test_all_are_let_go_once_all_have_ended() -> None:
+    cluster = a_fixed_cluster()
+    for name in ("n0", "n1"):
+        assert orders(end(cluster, name), Ended) == []
+    assert [a for a in end(cluster, "n2") if isinstance(a, Send)] == [Send(n, Ended(n)) for n in node_names(3)]
+    assert orders(end(cluster, "n2"), Ended) == []
+    cluster.handle(Disconnected("n1"))  # before the order came
+    running = Reported("n1", replace(join("n1").report, running=True, plan=the_plan(cluster)))
+    assert orders(cluster.handle(running), Ended) == ["n1"]
+
+
 def test_neither_leave_nor_other_graph_nor_broken_link_changes_anything() -> None:
     cluster = a_fixed_cluster()
     (refused,) = cluster.handle(Reported("n1", Leave()))
