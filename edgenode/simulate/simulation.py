@@ -85,6 +85,7 @@ class Simulation:
         out: folder of the checkpoints and results, with a folder per node. None writes nothing.
         nodes: what each node trains, by its name, in the order of the names. By default the task of the configuration.
         history: takes what nodes measure on the way. None measures nothing more than the run does.
+        observe: called with every action of a node, the node's name and its replica, before the action is performed.
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
@@ -106,8 +107,9 @@ class Simulation:
         out: Path | None = None,
         nodes: Mapping[str, Training] | None = None,
         history: History | None = None,
+        observe: Callable[[str, Replica, NodeAction], None] = lambda _name, _replica, _action: None,
     ) -> None:
-        self._config, self._out, self._history = config, out, history
+        self._config, self._out, self._history, self._observe = config, out, history, observe
         self.warnings: list[str] = []
         self.alarms: list[tuple[str, Accusation]] = []
         self._nodes = nodes = task_nodes(config, self.warnings.append) if nodes is None else nodes
@@ -224,6 +226,7 @@ class Simulation:
 
     def _perform_all(self, name: str, actions: list[NodeAction], after_round: Callable[[], None]) -> None:
         for action in actions:
+            self._observe(name, self._replicas[name], action)
             self._perform(name, self._replicas[name], action)
         completed = [self._completes(action.round) for action in actions if isinstance(action, Mixed)]
         if any(completed):

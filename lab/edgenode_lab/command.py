@@ -99,15 +99,17 @@ def experiment(
       edgenode experiment mine.toml                                        an experiment of your own
       edgenode experiment table4 --curves 10                               with learning curves
     """
-    from edgenode_lab.experiments import labels, reader, static_tables
+    from edgenode_lab.experiments import reader, static_tables
     from edgenode_lab.experiments.catalogue import EXPERIMENTS
     from edgenode_lab.experiments.scales import choose_scale
+    from edgenode_lab.privacy import experiment as privacy
 
-    titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()} | {
-        t.name: t.title for t in static_tables.TABLES.values()
-    }
+    titles = _titles()
     if name is None:
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
+        return
+    if name == privacy.NAME:
+        _measure_leaks(settings, only, out, scale_name, epochs, validate, curves, data_dir, device, jobs, place, seeds)
         return
     if name.endswith(".toml"):
         chosen, command = reader.read(Path(name)), shlex.quote(name)
@@ -133,6 +135,30 @@ def experiment(
         chosen = replace(chosen, curves=structs.replace(chosen.curves, every=curves))
     _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place)
     _show(chosen.name, out)
+
+
+def _titles() -> dict[str, str]:
+    """All experiments by name, and what they are."""
+    from edgenode_lab.experiments import labels, static_tables
+    from edgenode_lab.experiments.catalogue import EXPERIMENTS
+    from edgenode_lab.privacy import experiment as privacy
+
+    titles = {e.name: labels.paper_title(e) for e in EXPERIMENTS.values()}
+    return titles | {t.name: t.title for t in static_tables.TABLES.values()} | {privacy.NAME: privacy.TITLE}
+
+
+def _measure_leaks(settings: tuple[str, ...], only: tuple[str, ...], out: Path, *others: object) -> None:
+    """Attack runs, and show what they tell of training samples. Refuses all other options."""
+    from edgenode_lab.privacy import experiment as privacy
+
+    if any(other not in (None, False, "", "cpu", range(1)) for other in others):
+        raise ConfigError(f"{privacy.NAME} takes no options but --set, --only and --out")
+    words = [word for option, texts in (("--set", settings), ("--only", only)) for t in texts for word in (option, t)]
+    command = shlex.join(["edgenode", "experiment", privacy.NAME, *words])
+    take_sigterm_as_ctrl_c()
+    out.mkdir(parents=True, exist_ok=True)
+    privacy.measure(out, command, overrides(settings), only, lambda line: click.echo(line, err=True))
+    _show(privacy.NAME, out)
 
 
 def _play(

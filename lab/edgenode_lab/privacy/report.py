@@ -1,0 +1,73 @@
+"""Writes privacy.md: the tables of `edgenode experiment privacy`, of the cells that all runs are there for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgenode_lab.privacy.first_round import FirstRound
+from edgenode_lab.privacy.membership import Rate, likelihood_ratios, loss_scores, true_positives
+from edgenode_lab.privacy.shadows import MOMENTS, Cell, Seen
+
+_FALSE_POSITIVES = (0.01, 0.001)
+_HEAD = ("Algorithm", "Graph", "Skew", "Test accuracy", "Who sees it", "Attack", "1 % false", "0.1 % false")
+_FIRST_HEAD = ("Algorithm", "Batch", "Digits identified", "Best correlation", "Classes right", "Without message")
+
+
+def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
+    """Attack the runs of a cell for each holder, and yield the rows of the table."""
+    members = np.array([seen.members for seen in runs])
+    accuracy = f"{np.mean([seen.accuracy for seen in runs]):.1%}"
+    final = np.array([seen.final for seen in runs])[:, :, None]
+    copies = np.array([seen.copies for seen in runs])
+    reports = np.array([seen.reports for seen in runs])
+    moments = copies.shape[2]
+    seen_by = {
+        ("final model", "loss"): loss_scores(final),
+        ("final model", "LiRA"): likelihood_ratios(final, members),
+        ("neighbour", "loss"): loss_scores(copies),
+        ("neighbour", "LiRA"): likelihood_ratios(copies, members),
+        ("controller, losses", "LiRA"): likelihood_ratios(reports[:, :, :moments], members),
+        ("controller, sketch", "LiRA"): likelihood_ratios(reports[:, :, moments:], members),
+    }
+    for (holder, attack), scores in seen_by.items():
+        found = [_shown(true_positives(scores, members, share)) for share in _FALSE_POSITIVES]
+        yield (*cell.labels, accuracy, holder, attack, *found)
+
+
+def first_round_row(cell: Cell, result: FirstRound) -> tuple[str, ...]:
+    """Return the row of a first round."""
+    shares = f"{result.correlation:.2f}", f"{result.classes:.0%}", f"{result.without:.0%}"
+    return (*cell.labels[:2], f"{result.identified} of {result.digits}", *shares)
+
+
+def text(command: str, draws: int, membership: Sequence[Sequence[str]], first: Sequence[Sequence[str]]) -> str:
+    """Return the whole page."""
+    return f"""# What leaks
+
+`{command}`, on digits: {draws} runs of each row, each on another random half of the digits.
+
+## Membership
+
+The share of training samples that are found when 1 % and 0.1 % of the others are taken for one, in percent, with the
+95 % interval (Clopper-Pearson, as if all samples and runs were independent). An attack at chance finds 1.0 and 0.1. The
+final model is that of the node that has the sample. The neighbour keeps a copy of that node's model, and looks at it
+{MOMENTS} times.
+
+{_table(_HEAD, membership)}
+## First push
+
+One step of plain SGD on all that a node has. The neighbour guesses as many digits as there are, from the change of the
+first layer, and the classes from the last.
+
+{_table(_FIRST_HEAD, first)}"""
+
+
+def _shown(rate: Rate) -> str:
+    return f"{100 * rate.share:.1f} ({100 * rate.low:.1f}-{100 * rate.high:.1f})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
