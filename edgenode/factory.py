@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from edgenode.config.fixed_members import check_fixed_members
@@ -177,6 +178,17 @@ def fewest_in_neighbours(config: Config) -> tuple[str, int]:
     ]
     fewest, name = min(counts)
     return name, fewest
+
+
+def edges_per_round(config: Config) -> float:
+    """Return the mean number of edges of a round, over the graphs of the run.
+
+    Raises:
+        GraphError: a graph does not exist, or does not fit the number of nodes.
+    """
+    planned = schedule(config)
+    members = _members(config, planned)
+    return fmean(len(graph.edges) for spec in planned.graphs for graph in spec.period(members))
 
 
 def exchange_rounds(config: Config) -> int:

@@ -26,7 +26,7 @@ from edgenode.cli.shared_options import (
     set_option,
 )
 from edgenode.config.schema import Config
-from edgenode.doctor import Finding, cuda_build, machine, network, ok, problem, warning
+from edgenode.doctor import Finding, cuda_build, machine, network, ok, problem, traffic, warning
 from edgenode.errors import ConfigError, EdgenodeError
 from edgenode.factory import check_networked
 from edgenode.net.interfaces import interfaces_for
@@ -66,8 +66,9 @@ def doctor(
 ) -> None:
     """Check this device before a run. Prints one line per check, with a remedy where one is needed.
 
-    Checks Python and packages, torch, the model of the run, memory, disk, ports, multicast on each interface, the
-    controller, its clock, and the other nodes. Changes nothing. Exit code 1 if something would stop a run.
+    Checks Python and packages, torch, the model of the run, what a relay would carry, memory, disk, ports, multicast on
+    each interface, the controller, its clock, and the way to each other node. Changes nothing. Exit code 1 if something
+    would stop a run.
 
     \b
     Examples:
@@ -131,6 +132,7 @@ async def _findings(
         *cuda_build.cuda(),
         *machine.model(config, state_dir),
         *machine.liars(config),
+        *(traffic.relayed(config) if where.controller != "none" else ()),
         machine.power(),
     ):
         yield finding

@@ -116,7 +116,7 @@ class Controller:
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
         self._audit = Audit(options.state_dir)
         self.operator_service = OperatorService(
-            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit, self._relay.server.traffic
+            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit, self._relay.server
         )
         restarted = recover or saved is not None
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)

@@ -22,7 +22,7 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import MAX_GRAPHS
 from edgenode.errors import ConfigError
-from edgenode.net.relay_limits import Traffic
+from edgenode.net.relay_server import RelayServer
 from edgenode.security.subject import Caller
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ class OperatorService:
         post: puts a request into the controller's mailbox.
         page: names the page, and makes links to it.
         audit: records who requests what.
-        traffic: what the controller relays.
+        relay: relays for members.
 
     Attributes:
         state: of the cluster.
@@ -51,10 +51,10 @@ class OperatorService:
         post: Callable[[OperatorRequest], None],
         page: Page,
         audit: Audit,
-        traffic: Traffic,
+        relay: RelayServer,
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
-        self._page, self._audit, self._traffic, self.state = page, audit, traffic, cluster.state
+        self._page, self._audit, self._relay, self.state = page, audit, relay, cluster.state
         self._request_ids = count()
         self._replies: dict[int, asyncio.Future[Reply]] = {}
 
@@ -185,7 +185,8 @@ class OperatorService:
             difference=self.state.difference,
             pending=cluster.pending() if self.state.plan else (),
             links=cluster.links.views,
-            relayed=self._traffic.relayed,
+            relayed=self._relay.traffic.relayed,
+            relays=self._relay.hosts,
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),

@@ -180,6 +180,7 @@ async def others(
             seen = f"; other clusters are {listed(other_clusters)}" if other_clusters else ""
             text = f"no controller of cluster {cluster!r} is announced by mDNS{seen}"
             yield warning("controller", text, "start edgenode controller on one device, or use --controller H:P")
+    relays: bool | None = None  # what the controller says, if it answers
     for target in sorted(controllers):
         try:
             if security is None:
@@ -193,7 +194,8 @@ async def others(
         yield _controller(cluster, target, status)
         yield _clock(ahead_s)
         nodes |= {node.node: (node.address,) for node in status.nodes}
-    yield await _nodes(nodes, security)
+        relays = relays or status.relays
+    yield await _nodes(nodes, security, relays)
 
 
 async def _announced(cluster: str, listen_host: str) -> tuple[list[Service], list[Service], list[str]]:
@@ -217,7 +219,8 @@ def _controller(cluster: str, target: str, status: ClusterStatus) -> Finding:
         text = f"{target} belongs to cluster {status.cluster!r}, not {cluster!r}"
         return problem("controller", text, "set the same run.cluster on all devices, or choose another --controller")
     missing = f", waits for {status.missing} more" if status.missing else ""
-    return ok("controller", f"{target} answers, has {counted(len(status.nodes), 'node')}{missing}")
+    relays = ", relays for nodes that nobody can dial" if status.relays else ""
+    return ok("controller", f"{target} answers, has {counted(len(status.nodes), 'node')}{missing}{relays}")
 
 
 def _clock(ahead_s: float) -> Finding:
@@ -227,14 +230,23 @@ def _clock(ahead_s: float) -> Finding:
     return warning("clock", text, "a run works, but log times mislead: timedatectl set-ntp true")
 
 
-async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None) -> Finding:
+async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None, relays: bool | None) -> Finding:
+    """The way to each node: direct if it answers.
+
+    Args:
+        relays: the controller relays for nodes that nobody can dial. None if there is none.
+    """
     if not nodes:
         return ok("nodes", "no node is visible yet")
     errors = await asyncio.gather(*(_error_of(targets, security) for targets in nodes.values()))
     seen = listed([name if name in targets else f"{name} at {targets[0]}" for name, targets in nodes.items()])
     if silent := {name: error for name, error in zip(nodes, errors, strict=True) if error is not None}:
         first = next(iter(silent.values()))
-        return warning("nodes", f"{seen}; no answer from {listed(list(silent))} ({first})", _remedy(first))
+        text = f"{seen}; no answer from {listed(list(silent))} ({first})"
+        if relays:
+            return ok("nodes", f"{text}, so what goes there is relayed, or goes over a connection that it opens")
+        otherwise = "" if relays is None else ", or start the controller with --relay"
+        return warning("nodes", text, f"{_remedy(first)}{otherwise}")
     return ok("nodes", f"{seen}; all answer")
 
 

@@ -62,10 +62,10 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
     Args:
         address_of: returns host:port of a member, or "" for any other name.
         is_known: returns whether a node may use this relay. None for members only.
-        hosts: members may wait here.
 
     Attributes:
         traffic: what this relay carries.
+        hosts: members may wait here.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
         limits: RelayLimits = ANY_MEMBER,
         hosts: bool = True,
     ) -> None:
-        self._identity, self._address_of, self._hosts = identity, address_of, hosts
+        self._identity, self._address_of, self.hosts = identity, address_of, hosts
         self._is_known = is_known or (lambda node: bool(address_of(node)))
         self.traffic = Traffic(limits)
         self._waits = NewestCalls()
@@ -95,7 +95,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
         """A member waits for connections, until it ends the call or waits again."""
         try:
             require_name(context, request.node)
-            if not self._hosts:
+            if not self.hosts:
                 raise RemoteProtocolError(f"nobody may wait at {self._identity.node}: it was started without --relay")
             self._require_known(request.node)
             async with self._waits.only(request.node, f"{request.node} waits here again"):

@@ -92,6 +92,16 @@ async def test_controller_reports_its_nodes_and_its_clock() -> None:
         assert found["clock"].level is Level.OK
         assert found["nodes"].level is Level.WARNING
         assert found["nodes"].text.startswith(f"pi-1 at {there}, pi-2 at {gone}; no answer from pi-2 (")
+        assert found["nodes"].remedy.endswith(", or start the controller with --relay")
+
+
+async def test_node_that_nobody_can_dial_is_no_fault_where_the_controller_relays() -> None:
+    status = ClusterStatus("home", nodes=(NodeView("pi-2", "127.0.0.1:9"),), unix_time_s=time.time(), relays=True)
+    async with serving(ANY, a_controller(status)) as port:
+        found = await seen("home", f"127.0.0.1:{port}")
+    assert found["controller"].text.endswith(", relays for nodes that nobody can dial")
+    assert found["nodes"].level is Level.OK
+    assert found["nodes"].text.endswith("so what goes there is relayed, or goes over a connection that it opens")
 
 
 @pytest.mark.parametrize(("ahead_s", "text"), [(3600, "3,600.0 s ahead of ours"), (-1e9, "s behind ours")])

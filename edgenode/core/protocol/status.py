@@ -235,6 +235,7 @@ class ClusterStatus:
         pending: the changes that are not part of the plan yet.
         links: those that their senders cannot use.
         relayed: what the controller has relayed.
+        relays: nodes that nobody can dial may wait at the controller.
     """
 
     cluster: str
@@ -259,6 +260,7 @@ class ClusterStatus:
     pending: tuple[PendingChange, ...] = ()
     links: tuple[LinkView, ...] = ()
     relayed: tuple[Relayed, ...] = ()
+    relays: bool = False
 
     @property
     def round(self) -> int:

@@ -38,7 +38,7 @@ class OpenPageResponse(_message.Message):
     def __init__(self, link: _Optional[str] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending", "links", "relayed")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending", "links", "relayed", "relays")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class ClusterStatus(_message.Message):
     PENDING_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     RELAYED_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
@@ -83,7 +84,8 @@ class ClusterStatus(_message.Message):
     pending: _containers.RepeatedCompositeFieldContainer[PendingChange]
     links: _containers.RepeatedCompositeFieldContainer[LinkStatus]
     relayed: _containers.RepeatedCompositeFieldContainer[Relayed]
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkStatus, _Mapping]]] = ..., relayed: _Optional[_Iterable[_Union[Relayed, _Mapping]]] = ...) -> None: ...
+    relays: bool
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkStatus, _Mapping]]] = ..., relayed: _Optional[_Iterable[_Union[Relayed, _Mapping]]] = ..., relays: _Optional[bool] = ...) -> None: ...
 
 class Relayed(_message.Message):
     __slots__ = ("node", "connections", "bytes")
