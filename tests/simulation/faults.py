@@ -8,8 +8,8 @@ requests of operators, with graphs that name their nodes among them. With ``--ov
 runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--links``, a firewall blocks links between
 members besides, for a while or for ever, also with these two. With ``--lost-disk``, only those seeds are played in
 which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
-those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed. `invariants`,
-`mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
+those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed, also with ``--links``.
+`invariants`, `mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
 """
 
 from __future__ import annotations
@@ -240,9 +240,11 @@ def build_run_with_liars(seed: int) -> ClusterSim:
     return ClusterSim(run_spec, learners, local_update, scenario, lambda z: ExactLearner(rounds, z, mpq(1, 4)))
 
 
-def build_run_with_fixed_members(seed: int) -> ClusterSim:
+def build_run_with_fixed_members(seed: int, links: bool = False) -> ClusterSim:
     """The run of a seed whose members are fixed. All that die come back, and restart the others."""
     run_spec, scenario = run_spec_and_scenario(seed)
+    if links:
+        scenario = _with_blocked_links(scenario, [f"n{i}" for i in range(run_spec.nodes)], run_spec.rounds * 0.12)
 
     def learner(x: Any) -> ExactLearner:
         return ExactLearner(run_spec.rounds, x, mpq(1, 4))
@@ -397,7 +399,10 @@ def main() -> None:
     build = partial(build_run, power_fails=options.power_fails, overlaps=options.overlap, links=options.links)
     if options.last_phase:
         build = partial(build_run_with_last_phase, overlaps=options.overlap, links=options.links)
-    build = build_run_with_liars if options.liars else build_run_with_fixed_members if options.fixed else build
+    if options.fixed and (options.liars or options.overlap or options.last_phase or options.power_fails):
+        parser.error("--fixed goes with --links only: no member can be evicted, and no round mixed later")
+    fixed = partial(build_run_with_fixed_members, links=options.links)
+    build = build_run_with_liars if options.liars else fixed if options.fixed else build
     every = range(int(first), int(last) if last else int(first) + 1)
     seeds = [seed for seed in every if not options.lost_disk or build(seed).scenario.controller_loses_disk]
     seeds = [seed for seed in seeds if not options.leave or build(seed).scenario.member_leaves]

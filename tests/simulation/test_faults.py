@@ -99,6 +99,15 @@ def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fixed_members_train_on_over_blocked_links() -> None:
+    kinds = happened(play_all(partial(faults.build_run_with_fixed_members, links=True), range(100)))
+    for kind in ("link blocked", "push relayed", "restarted with another member", "let go"):
+        assert kinds[kind], kind
+    assert not (kinds["evicted"] or kinds["link left out"])
+
+
 @quick_and_rest(12, 500)
 def test_neither_does_a_blocked_link(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, links=True), seeds))
