@@ -32,6 +32,8 @@ from edgenode.extensions import (
 from edgenode_lab.testing import check_algorithm, check_compressor, check_graph
 from tests.distributions import forget
 
+LAB = ["attacked", "choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"]
+
 
 @pytest.fixture(autouse=True)
 def tables() -> Iterator[None]:
@@ -44,9 +46,22 @@ def test_own_compressor_passes(name: str) -> None:
     check_compressor(name)
 
 
-@pytest.mark.parametrize("name", ["sgp", "d2", "choco-sgd"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ALGORITHMS.own, *LAB])
 def test_own_algorithm_passes(name: str) -> None:
-    check_algorithm(name)
+    check_algorithm(name, "complete", outer_steps=name in ("diloco", "noloco"))
+
+
+def test_rule_that_relies_on_one_first_model_passes() -> None:
+    check_algorithm("choco-jwins")
+
+
+def test_outer_steps_may_move_x_but_not_u() -> None:
+    with pytest.raises(AssertionError, match="changes the sum of x or u"):
+        check_algorithm("noloco")
+    ALGORITHMS._table["faulty"] = AlgorithmDefinition(lambda: replace(SPARSE_PUSH, mix=mix_and_weigh), "identity")
+    with pytest.raises(AssertionError, match="changes the sum of x or u"):
+        check_algorithm("faulty", outer_steps=True)
 
 
 @pytest.mark.parametrize("name", GRAPHS.own)
@@ -129,6 +144,11 @@ def mix_and_add(state: State, own: Sent, weight: float, received: list[Contribut
     state.x += 1
 
 
+def mix_and_weigh(state: State, own: Sent, weight: float, received: list[Contribution]) -> None:
+    mix_contributions(state, own, weight, received)
+    state.u += 1
+
+
 def mix_with_hidden_state(state: State, own: Sent, weight: float, received: list[Contribution]) -> None:
     mix_contributions(state, own, weight, received)
     state.x *= np.float32(1 + 1e-5 * np.sin(next(calls)))
@@ -143,7 +163,7 @@ def mix_nothing(state: State, own: Sent, weight: float, received: list[Contribut
     [
         (replace(SPARSE_PUSH, mix=mix_and_add), "changes the sum of x or u"),
         (replace(SPARSE_PUSH, mix=mix_with_hidden_state), "gives other bits"),
-        (replace(SPARSE_PUSH, mix=mix_nothing), "the distance between models that do not train grows"),
+        (replace(SPARSE_PUSH, mix=mix_nothing), "models that do not train come no closer"),
     ],
 )
 def test_faulty_rule_is_found(rule: UpdateRule, fault: str) -> None:
