@@ -89,15 +89,17 @@ def _of_tensor(bits: Keys, count: int) -> Ints:
 
 def _reaching(bits: Keys, offsets: Ints, thresholds: Keys) -> tuple[Ints, Keys]:
     """The positions of all entries with a key of at least the threshold of their tensor, and their keys."""
-    scratch = np.empty(min(_CHUNK, len(bits)), dtype=np.uint32)
+    size = min(_CHUNK, len(bits))
+    scratch, reaches = np.empty(size, dtype=np.uint32), np.empty(size, dtype=np.bool_)
     positions, keys = [np.zeros(0, dtype=np.int64)], [scratch[:0]]
     for begin in range(0, len(bits), _CHUNK):
         end = min(begin + _CHUNK, len(bits))
         chunk = np.bitwise_and(bits[begin:end], _MAGNITUDE, out=scratch[: end - begin])
         limits = thresholds[0] if len(thresholds) == 1 else _spread(thresholds, offsets, begin, end)
-        found = np.flatnonzero(chunk >= limits)
-        keys.append(chunk[found])
-        positions.append(found + begin)
+        (found,) = np.greater_equal(chunk, limits, out=reaches[: end - begin]).nonzero()
+        keys.append(chunk.take(found))
+        found += begin
+        positions.append(found)
     return np.concatenate(positions), np.concatenate(keys)
 
 
