@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.protocol.events import Finish, Mixed, NodeAction, Push
 from edgenode.core.protocol.messages import Message
 from edgenode.node.replica import Replica
@@ -36,10 +37,10 @@ class ModelCopy:
         self.z = self._state.x
         self._sent = np.full(len(initial), -1)  # the newest round in which a coordinate was sent
 
-    def receive(self, message: Message, replica: Replica) -> None:
-        """Take in a push of the training rounds. The replica tells what every member knows."""
-        t, state = message.round, replica.learner.state
-        payload = replica.learner.read(t, message.weight, message.u, message.payload).payload
+    def receive(self, message: Message, learner: VectorLearner) -> None:
+        """Take in a push of the training rounds. Of the learner, it uses what every member knows."""
+        t, state = message.round, learner.state
+        payload = learner.read(t, message.weight, message.u, message.payload).payload
         if (start := state.kept.get("start")) is not None:
             self.z[:] = start
             payload.add_to(self.z, 1.0)
@@ -97,7 +98,7 @@ class Transcript:
             return  # the same payload goes to every receiver
         self._rounds[name] = message.round
         copy = self._copies.setdefault(name, ModelCopy(self._algorithm_spec, self._initial))
-        copy.receive(message, replica)
+        copy.receive(message, replica.learner)
         self.first.setdefault(name, copy.z - self._initial)
 
     def _moment(self, name: str, replica: Replica, t: int) -> None:

@@ -1,0 +1,34 @@
+"""A neighbour's copy of a model, from pushes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgenode import factory
+from edgenode.config.load import load
+from edgenode.core.algorithm.compression import Layout
+from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.sparse_push import LocalUpdate
+from edgenode.core.protocol.messages import Message
+from edgenode_lab.privacy.transcript import ModelCopy
+
+_SIZE, _ROUNDS = 300, 120
+
+
+@pytest.mark.parametrize("compressor", ["topk", "rolling", "identity"])
+def test_copy_of_a_model_that_stays_is_the_model(compressor: str) -> None:
+    """The attacker begins with another model. Top-k sends a coordinate times the rounds since it was sent last."""
+    sent = {"algorithm.compressor": compressor, "algorithm.values": "float32"}
+    sent |= {"algorithm.share": 0.1} if compressor != "identity" else {}
+    spec = factory.algorithm_spec(
+        load(None, {"run.nodes": 4, "run.rounds": _ROUNDS, "algorithm.name": "sp", **sent}, {})
+    )
+    x = np.random.default_rng(0).uniform(0.5, 1.5, _SIZE).astype(np.float32)
+    learner = VectorLearner(spec, Layout((_SIZE,)), spec.initial(x), 0, "node-0")
+    copy = ModelCopy(spec, np.zeros(_SIZE, np.float32))
+    for t in range(_ROUNDS):
+        payload, u = learner.compress_update(t, LocalUpdate(np.zeros(_SIZE, np.float32), is_difference=True))
+        copy.receive(Message("node-0", 1, t, 0, "", 0.5, u, payload), learner)
+        learner.mix_round(1.0, [])
+    assert np.allclose(copy.z, x, rtol=1e-4)
