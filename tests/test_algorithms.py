@@ -233,6 +233,7 @@ def test_d2_finds_the_common_optimum_and_d_psgd_does_not() -> None:
     assert after("d2") < 1e-5
 
 
+@pytest.mark.slow
 def test_d2_diverges_under_compression_before_deep_squeeze() -> None:
     """Section 2 of the paper. At twice the kept share, D2's correction amplifies the last round's compression error."""
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).parents[1]
 
 _HEAD = """
@@ -78,6 +80,7 @@ def _ran(folder: Path) -> list[tuple[str, str]]:
     return [(name, pid) for name, pid in map(str.split, (folder / "ran").read_text().splitlines())]
 
 
+@pytest.mark.slow
 def test_each_test_runs_once_and_a_crash_fails_one(tmp_path: Path) -> None:
     output = _run(tmp_path, _CRASHES)
     assert "3 failed, 14 passed, 1 skipped" in output
@@ -93,6 +96,7 @@ def test_each_test_runs_once_and_a_crash_fails_one(tmp_path: Path) -> None:
     assert len(set(made)) == len(made)
 
 
+@pytest.mark.slow
 def test_no_test_begins_after_the_failure_that_stops(tmp_path: Path) -> None:
     assert "stopping after 1 failures" in _run(tmp_path, _STOPS, "--maxfail", "1")
     assert len(_ran(tmp_path)) < 20

@@ -91,6 +91,7 @@ def test_sparta_conserves_mass_from_unequal_models() -> None:
     check_algorithm("sparta", "two-way", share=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparta", "noloco", "sparse-loco", "choco-jwins"])
 def test_models_that_rest_meet_with_default_rates(name: str) -> None:
     settings = {} if name == "noloco" else {"share": 0.2}

@@ -99,6 +99,7 @@ def test_devices_do_not_attack() -> None:
         factory.check_networked(config(algorithm__name="attacked"), controller=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["sign flip", "replay", "label flip"])
 def test_attacked_run_resumes_to_the_same_bits(tmp_path: Path, attack: str) -> None:
     attacked = config(**{

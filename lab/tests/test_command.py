@@ -76,6 +76,7 @@ def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
     assert last.startswith("4 of 4, ") and last.endswith("; 0 s left")
 
 
+@pytest.mark.slow
 def test_validation_leaves_out_what_belongs_to_other_runs(tmp_path: Path) -> None:
     text = run("tiny", "--validate", "--only", "100-", "--out", str(tmp_path)).stdout
     assert "paper" not in text and "Expected" not in text
@@ -83,6 +84,7 @@ def test_validation_leaves_out_what_belongs_to_other_runs(tmp_path: Path) -> Non
     assert [line["config"]["task"]["validation"] for line in outcomes(tmp_path)] == [0.2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "fig3", "sizes"])
 def test_without_matplotlib_only_the_figure_is_missing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +167,7 @@ def test_set_key_is_in_every_run_and_in_the_report(tmp_path: Path) -> None:
     assert "With" not in plain.stdout
 
 
+@pytest.mark.slow
 def test_own_experiment_writes_the_same_files(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     common = '[run]\nrounds = 3\n[task]\nbatch_size = 8\n[algorithm]\nname = "scsp"\ngossip_rounds = 2\n'
@@ -190,6 +193,7 @@ def test_scale_is_for_files_that_name_a_network_of_the_paper(tmp_path: Path) -> 
     assert "--scale small trains on CIFAR: give its folder with --data-dir" in run(str(file), "--scale", "small").stderr
 
 
+@pytest.mark.slow
 def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> None:
     result = run("tiny", "--set", "run.rounds=2", "--only", "1-", "--out", str(tmp_path))
     assert "2 rounds" in result.stdout
@@ -200,6 +204,7 @@ def test_shortened_run_shows_sp_and_scsp_each_in_its_column(tmp_path: Path) -> N
     assert "Each row is one run." in result.stdout
 
 
+@pytest.mark.slow
 def test_report_of_another_command_is_kept_until_a_run_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

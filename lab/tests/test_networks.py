@@ -49,6 +49,7 @@ def test_unfit_image_size_fails_when_built(name: str) -> None:
         models.build(name, 10, 3, 8)
 
 
+@pytest.mark.slow
 def test_vgg11_does_not_diverge_at_the_papers_rate() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=random)

@@ -101,6 +101,7 @@ def test_rows_that_cannot_run_are_named_before_any_runs() -> None:
     assert not Path("experiments").exists()
 
 
+@pytest.mark.slow
 def test_history_that_is_asked_for_later_keeps_the_outcome() -> None:
     Path("two.toml").write_text(
         '[run]\nnodes = 2\nrounds = 4\n[task]\nbatch_size = 8\n[rows]\nsp = { algorithm.name = "sp" }\n'

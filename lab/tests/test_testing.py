@@ -52,6 +52,7 @@ def test_own_algorithm_passes(name: str) -> None:
     check_algorithm(name, "complete", outer_steps=name in ("diloco", "noloco"))
 
 
+@pytest.mark.slow
 def test_rule_that_relies_on_one_first_model_passes() -> None:
     check_algorithm("choco-jwins")
 

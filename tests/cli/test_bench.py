@@ -18,6 +18,7 @@ from edgenode.bench import ring
 from edgenode.cli import group
 
 
+@pytest.mark.slow
 def test_vectors_are_measured_as_table_and_as_json() -> None:
     table = CliRunner().invoke(group, ["bench", "--only", "codec"], env={"COLUMNS": "120"})
     assert table.exit_code == 0, table.output
@@ -49,6 +50,7 @@ def test_unknown_part_is_named() -> None:
     assert "'disk' is none of selection, codec, round, ring, memory" in result.output
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgenode", "bench", "--only", "ring"]
     with subprocess.Popen(

@@ -80,6 +80,7 @@ async def ended(process: Process) -> tuple[int | None, str, list[str]]:
     return process.returncode, out.decode(), err.decode().splitlines()
 
 
+@pytest.mark.slow
 async def test_without_a_cluster_several_are_listed_to_choose_from() -> None:
     async with controller(ONE), controller(OTHER):
         code, out, errors = await ended(await started("evict", "n0"))
@@ -89,6 +90,7 @@ async def test_without_a_cluster_several_are_listed_to_choose_from() -> None:
     assert {ONE, OTHER} <= {*found}
 
 
+@pytest.mark.slow
 async def test_status_names_the_address_that_was_dialled() -> None:
     async with controller(ONE) as port:
         code, out, _ = await ended(await started("status", "--json", "--cluster", ONE))
@@ -110,6 +112,7 @@ async def test_closed_port_of_an_announced_controller_is_one_error(command: str)
     ]
 
 
+@pytest.mark.slow
 async def test_announced_impostors_do_not_keep_an_operator_out(tmp_path: Path) -> None:
     """One takes connections and says nothing, one has another authority, and one is a node of the cluster."""
     ca, other = make_authority(ONE), make_authority(ONE)
@@ -134,6 +137,7 @@ async def test_announced_impostors_do_not_keep_an_operator_out(tmp_path: Path) -
     assert json.loads(out)["controller"] == f"127.0.0.1:{ports['e']}"
 
 
+@pytest.mark.slow
 async def test_credentials_that_fit_the_controller_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller that ran here by mistake has left an authority of the same cluster, and an operator."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -174,6 +178,7 @@ async def test_node_that_asks_what_only_operators_may_hears_the_remedy(tmp_path:
     )
 
 
+@pytest.mark.slow
 async def test_health_of_a_cluster_is_asked_with_its_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +200,7 @@ async def test_health_of_a_cluster_is_asked_with_its_credentials(
         assert code == 1, errors
 
 
+@pytest.mark.slow
 async def test_keys_of_a_cluster_are_listed(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "authority", ONE)
     operator = tmp_path / OPERATOR

@@ -34,6 +34,7 @@ def quiet_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgenode.doctor.network.multicast", nothing)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet_network")
 def test_each_check_is_a_line_and_success_is_exit_code_0(tmp_path: Path) -> None:
     where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "none")
@@ -49,6 +50,7 @@ def test_each_check_is_a_line_and_success_is_exit_code_0(tmp_path: Path) -> None
     assert all(re.match(r"(ok     |warning)  \w+ +\S", line) for line in lines[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet_network")
 def test_advice_without_a_controller_is_certificates_of_ones_own(tmp_path: Path) -> None:
     where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--peers", "127.0.0.1:1")
@@ -60,6 +62,7 @@ def test_advice_without_a_controller_is_certificates_of_ones_own(tmp_path: Path)
     assert "problem" not in result.output.replace("no problems", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet_network")
 @pytest.mark.parametrize(
     ("roles", "found"), [(("node",), "ok"), (("operator",), "warning"), (("node", "operator"), "ok")]

@@ -89,6 +89,7 @@ def test_one_that_fails_ends_all(failed: tuple[Path, subprocess.CompletedProcess
     assert "edgenode: follow this run with: edgenode watch (in this folder; elsewhere: edgenode watch " in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_starts_again(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     done = launch(tmp_path, "--nodes", "1", "--max-restarts", "2", "train.py")
@@ -97,6 +98,7 @@ def test_a_process_that_fails_starts_again(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "edgenode: node-0 was killed by SIGKILL; its last lines are above"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_ctrl_c_ends_all(tmp_path: Path, interrupts: int) -> None:
     wait = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if interrupts == 2 else "import time\n"
@@ -121,6 +123,7 @@ def in_folder(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
 
 
+@pytest.mark.slow
 def test_commands_in_its_folder_need_no_credentials(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
     command = [*COMMAND, "--nodes", "1", "--set", "run.cluster=mine", "--out", "elsewhere/out", "train.py"]
@@ -226,6 +229,7 @@ def test_a_launch_runs_without_a_state_folder(tmp_path: Path, monkeypatch: pytes
     assert launches_here() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -250,6 +254,7 @@ def test_run_that_cannot_start_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", [(), ("--out", "out")])
 def test_controller_that_does_not_start_leaves_no_results(
     tmp_path: Path, out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def test_simulation_is_bit_identical_to_a_launch(fleet: Fleet, counts: tuple[str
     assert "node-0, node-1, node-2: shared_parameters={1} local_parameters={0}\n".format(*counts) in simulated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "line"),
     [

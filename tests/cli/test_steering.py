@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from edgenode.core.protocol.orders import BlockedLink
 from edgenode.core.protocol.status import ClusterStatus, LinkView, NodeState, NodeStatus, NodeView
 from edgenode.net import operator_server
@@ -45,6 +47,7 @@ class HeldRun:
         return HELD if self.reads <= 2 else PAUSED
 
 
+@pytest.mark.slow
 async def test_pause_names_the_link_that_holds_a_node_in_its_round() -> None:
     server = OperatorServer(HeldRun())  # type: ignore[arg-type]  # it gets no other request
     async with serving("127.0.0.1:0", [(operator_server.SERVICE, server.add_to)], 0.0) as port:

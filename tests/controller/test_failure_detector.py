@@ -114,6 +114,7 @@ async def test_reported_link_evicts_only_who_does_not_answer(monkeypatch: pytest
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evicted", [False, True])
 async def test_link_works_again_unless_it_ended_with_a_member(monkeypatch: pytest.MonkeyPatch, evicted: bool) -> None:
     failure_detector, cluster, nodes, _ = a_detector()

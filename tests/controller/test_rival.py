@@ -33,6 +33,7 @@ def controller_of(authority: object) -> MutualTls:
     return MutualTls(make_credentials(authority, CONTROLLER), lambda subject, key_id: True)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "counts", "counts_unproven"),
     [("ours", True, True), ("another authority", False, True), ("silent", False, False), ("none", False, False)],

@@ -63,6 +63,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values)
 def test_any_json_from_outside_gives_printable_text_of_limited_length(value: object) -> None:
     text = against(json.dumps(value))

@@ -87,6 +87,7 @@ async def test_state_is_not_read_without_a_client() -> None:
         assert cluster.reads == reads
 
 
+@pytest.mark.slow
 async def test_stalled_client_costs_one_snapshot_and_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_EVERY_S", 0.005)
     monkeypatch.setattr(module, "_STALLED_S", 1.0)

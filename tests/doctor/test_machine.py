@@ -138,6 +138,7 @@ def test_model_that_cannot_take_another_memory_format_has_no_advice(
     assert last[0].level is Level.PROBLEM and "Use .reshape(...) instead" in last[0].text
 
 
+@pytest.mark.slow
 def test_step_is_one_of_several_in_a_round(tmp_path: Path) -> None:
     one, many = (a_config(run__threads=1, run__device="cpu", task__local_steps=steps) for steps in (1, 100))
     (_, of_one), (_, of_many) = (machine._size_and_step_s(c, TaskWorkload(c, "node-0")) for c in (one, many))

@@ -53,6 +53,7 @@ async def test_port_is_ok_if_devices_enrol_there(tmp_path: Path) -> None:
     assert (found.level, found.text) == (Level.OK, f"edgenode serves at {listen} already")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("needed", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
 async def test_port_of_another_program_is_reported(needed: bool, level: Level) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -113,6 +114,7 @@ async def test_clock_that_is_far_off_is_a_warning(ahead_s: float, text: str) -> 
     assert text in clock.text
 
 
+@pytest.mark.slow
 async def test_wrong_or_missing_controller_is_a_problem() -> None:
     async with serving(ANY, a_controller(ClusterStatus(cluster="lab"))) as port:  # type: ignore[arg-type]
         found = await seen("home", f"127.0.0.1:{port}")
@@ -133,6 +135,7 @@ async def test_given_peers_are_dialled() -> None:
     assert "open its port in the firewall" in found.remedy
 
 
+@pytest.mark.slow
 async def test_announced_processes_are_dialled() -> None:
     ours, other = f"t-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"
     status = ClusterStatus(cluster=ours, unix_time_s=time.time())

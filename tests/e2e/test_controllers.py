@@ -53,6 +53,7 @@ def test_controller_without_its_disk_leads_only_with_recover(fleet: Fleet) -> No
     fleet.stop([*nodes, fourth], *where)
 
 
+@pytest.mark.slow
 def test_next_controller_evicts_a_dead_node_which_rejoins(fleet: Fleet) -> None:
     settings = {"run.nodes": 3, "run.rounds": 1_000_000, "run.evict_after_s": 2.0, "topology.graphs": ["a"]}
     fleet.configure(settings, paced=True)
@@ -71,6 +72,7 @@ def test_next_controller_evicts_a_dead_node_which_rejoins(fleet: Fleet) -> None:
     fleet.stop([*nodes, second])
 
 
+@pytest.mark.slow
 def test_second_controller_of_a_cluster_is_refused(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 20})
     first = fleet.controller()

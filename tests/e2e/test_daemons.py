@@ -13,6 +13,7 @@ from edgenode.storage.checkpoints import CheckpointStore
 from tests.e2e.fleet import Fleet, Process
 
 
+@pytest.mark.slow
 def test_nodes_with_fixed_peers_need_no_controller(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 3, "algorithm.gossip_graph": "complete"})
     ports = free_ports(3)
@@ -33,6 +34,7 @@ def test_nodes_with_fixed_peers_need_no_controller(fleet: Fleet) -> None:
 KEYS = "run.seed is 0, not 1; task.learning_rate is 0.02, not 0.05"
 
 
+@pytest.mark.slow
 def test_controller_refuses_another_run_and_names_the_keys(fleet: Fleet) -> None:
     fleet.configure()
     fleet.configure({"run.seed": 1, "task.learning_rate": 0.05, "run.threads": 2}, file="other.toml")
@@ -61,6 +63,7 @@ def test_peers_of_different_runs_both_end_and_name_the_keys(fleet: Fleet) -> Non
         assert re.fullmatch(rf"edgenode: run\.toml of {node.name} differs from that of {other} at \S+: {keys}", line)
 
 
+@pytest.mark.slow
 def test_fixed_peers_of_the_same_name_both_stop(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     ports = free_ports(2)

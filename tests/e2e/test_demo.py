@@ -91,6 +91,7 @@ def test_demo_names_the_process_that_was_killed(fleet: Fleet, name: str, log_of:
     until(lambda: not alive(children), "the processes have ended")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for survivors in /proc")
 @pytest.mark.parametrize("moment", ["while the processes start", "while it trains"])
 def test_ctrl_c_ends_every_process_and_names_the_results(fleet: Fleet, moment: str) -> None:

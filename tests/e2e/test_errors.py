@@ -62,6 +62,7 @@ def test_invalid_run_toml_is_refused(fleet: Fleet, command: str, text: str, reas
     assert re.fullmatch(reason, refused(fleet, command, "--config", "run.toml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -85,6 +86,7 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "controller"])
 def test_port_in_use_is_refused(fleet: Fleet, command: str, taken: str) -> None:
     assert (
@@ -92,6 +94,7 @@ def test_port_in_use_is_refused(fleet: Fleet, command: str, taken: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_node_without_a_controller_names_where_it_searched(fleet: Fleet) -> None:
     fleet.configure()
     line = refused(fleet, "run", "--config", "run.toml", *ANY)
@@ -110,6 +113,7 @@ def test_status_without_a_controller_names_where_it_searched(fleet: Fleet) -> No
     assert "127.0.0.1" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "controller"])
 def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command: str) -> None:
     (fleet.folder / "state").write_text("a file")
@@ -125,6 +129,7 @@ def test_unusable_state_folder_is_refused_before_any_wait(fleet: Fleet, command:
     assert (fleet.folder / "state").read_text() == "a file"
 
 
+@pytest.mark.slow
 def test_state_folder_of_another_daemon_is_refused(fleet: Fleet) -> None:
     fleet.configure()
     waiting = fleet.node("pi-1", "--state-dir", "state", "--wait", "100")
@@ -145,6 +150,7 @@ def test_state_folder_of_another_daemon_is_refused(fleet: Fleet) -> None:
     )
 
 
+@pytest.mark.slow
 def test_new_run_keeps_the_checkpoints_of_another(fleet: Fleet) -> None:
     saved(fleet.state("state"), fleet.configure({"run.seed": 1}))
     fleet.configure()
@@ -158,6 +164,7 @@ def test_new_run_keeps_the_checkpoints_of_another(fleet: Fleet) -> None:
     assert not (fleet.state("state") / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_skipped_by_name(fleet: Fleet) -> None:
     saved(fleet.state("state"), fleet.configure())
     (fleet.state("state") / "checkpoints" / "round-000000040" / "meta.json").write_text("{")

@@ -63,6 +63,7 @@ def begins(node: Process) -> list[int]:
     return [int(line.partition("round=")[2].split()[0]) for line in lines]
 
 
+@pytest.mark.slow
 def test_operator_steers_it_and_what_is_impossible_is_refused(
     started: tuple[Fleet, Process, list[Process]], uninterrupted: Models
 ) -> None:

@@ -73,6 +73,7 @@ def picture(driver: Chrome, name: str) -> None:
         driver.save_screenshot(str(Path(_PICTURES) / name))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_page_shows_four_nodes_and_its_buttons_work(fleet: Fleet) -> None:
     fleet.cluster = "office" if _PICTURES else fleet.cluster
@@ -326,6 +327,7 @@ def test_history_is_continuous_after_restarts_stops_and_power_cuts(fleet: Fleet)
     assert all(node["accuracy"] is not None for node in last["nodes"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_WHY_NOT is not None, reason=str(_WHY_NOT))
 def test_page_without_scripts_is_a_table(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
@@ -376,6 +378,7 @@ def a_browser(folder: Path) -> Path:
     return program
 
 
+@pytest.mark.slow
 def test_page_address_in_use_is_one_line(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2})
     page = fleet.controller("--http", "127.0.0.1:0").logs(r"page=http://([^/]+)/")[1]

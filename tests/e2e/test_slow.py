@@ -83,6 +83,7 @@ def test_dropped_slow_node_rejoins_as_a_newcomer(fleet: Fleet) -> None:
     fleet.stop([*nodes, controller])
 
 
+@pytest.mark.slow
 def test_wait_is_logged_repeatedly_and_does_not_time_out(fleet: Fleet) -> None:
     fleet.configure({**HEAVY, "run.nodes": 2, "run.barrier_timeout_s": 1, "run.evict_after_s": 60})
     controller = fleet.controller()

@@ -123,6 +123,7 @@ def test_invalid_edge_list_is_refused_in_one_line(paused: Fleet, text: str, reas
     assert refused.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.group("running topology")
 def test_unknown_preset_is_refused_with_the_nearest(paused: Fleet) -> None:
     refused = paused.command("topology", "set", "exponentail", "--cluster", paused.cluster, code=2)

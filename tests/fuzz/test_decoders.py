@@ -24,6 +24,7 @@ def test_inputs_that_were_found_stay_harmless(name: str, file: str) -> None:
     DECODERS[name].check((CORPUS / name / file).read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this machine")
 def test_a_short_run_of_the_fuzzer_finds_nothing() -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--runs", "5000"]

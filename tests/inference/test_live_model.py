@@ -126,6 +126,7 @@ def test_impossible_description_is_refused(tmp_path: Path, image: str) -> None:
         LiveModel(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_reader_needs_no_network_code(published: Path, tmp_path: Path) -> None:
     shutil.copy(published, tmp_path / "model.safetensors")
     program = f"""

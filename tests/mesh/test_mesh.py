@@ -130,6 +130,7 @@ def test_nodes_average_what_they_learn(tmp_path: Path) -> None:
         assert torch.equal(written["weight"], model.weight.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "optimum"), [("equal", 0.5), ("samples", 0.1)])
 def test_nodes_count_as_the_objective_says(tmp_path: Path, objective: str, optimum: float) -> None:
     """A node with 90 samples pulls to 0, and one with 10 to 1. They mix all and compress nothing."""
@@ -168,6 +169,7 @@ def in_threads(node: Callable[[int], None], count: int) -> None:
         thread.join(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["sgp", "scsp"])
 def test_all_nodes_begin_with_the_model_of_the_first(tmp_path: Path, algorithm: str) -> None:
     ports = free_ports(3)
@@ -363,6 +365,7 @@ def kept(kinds: str, model: nn.Module) -> tuple[Any, ...]:
     return (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)) if "schedule" in kinds else (optimizer,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "now", "error"),
     [
@@ -589,6 +592,7 @@ def until_stopped() -> None:
     assert living() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [KeyError, KeyboardInterrupt])
 def test_an_exception_in_the_loop_ends_the_node_soon(
     make_mesh: MakeMesh, end: type[BaseException], capsys: pytest.CaptureFixture[str]

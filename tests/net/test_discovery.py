@@ -125,6 +125,7 @@ async def test_same_names_in_two_clusters_do_not_mix() -> None:
         await until(b, {"n0": a_node(port=7002, cluster=f"{RUN}-b")})
 
 
+@pytest.mark.slow
 async def test_goodbye_changes_nothing() -> None:
     async with discoveries(1) as [watcher]:
         for port in (7001, 7002):
@@ -134,6 +135,7 @@ async def test_goodbye_changes_nothing() -> None:
             assert watcher.services("node") == {"n0": a_node(port=port)}
 
 
+@pytest.mark.slow
 @real_repeats
 async def test_new_port_and_address_replace_the_old_ones() -> None:
     async with discoveries(2) as [n0, watcher]:
@@ -156,6 +158,7 @@ async def test_crashed_process_announces_again_at_another_port() -> None:
             await until(watcher, {"n0": a_node(port=7002)})
 
 
+@pytest.mark.slow
 @real_probes
 async def test_name_is_refused_if_its_holder_is_asked_and_holds_it() -> None:
     asked = []
@@ -195,6 +198,7 @@ async def test_claim_of_another_device_is_told_from_one_of_this_one() -> None:
     assert False in asked
 
 
+@pytest.mark.slow
 @real_probes
 async def test_probe_right_after_other_questions_finds_the_holder() -> None:
     async def holds(other: Service, here: bool) -> bool:

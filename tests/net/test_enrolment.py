@@ -106,6 +106,7 @@ async def test_invite_of_another_cluster_is_not_used_up(authority: Authority) ->
         await asyncio.to_thread(enrol, line, "n0", "home")
 
 
+@pytest.mark.slow
 async def test_controller_is_found_by_mdns_and_beyond_impostors(authority: Authority, tmp_path: Path) -> None:
     """The invite has an address that is wrong by now. An impostor announces itself, too."""
     cluster = f"mdns-{os.getpid()}"
@@ -137,6 +138,7 @@ async def test_log_names_who_has_enrolled(authority: Authority) -> None:
     assert [entry["subject"] for entry in logged] == ["operator anna"]
 
 
+@pytest.mark.slow
 async def test_refused_devices_take_one_line_of_the_log(authority: Authority) -> None:
     async with served(authority) as address:
         line = replace(invite(authority, address), secret=os.urandom(10))
@@ -147,6 +149,7 @@ async def test_refused_devices_take_one_line_of_the_log(authority: Authority) ->
     assert [(entry["event"], entry["device"]) for entry in logged] == [("refused to enrol a device", "127.0.0.1")]
 
 
+@pytest.mark.slow
 async def test_secrets_cannot_be_guessed(authority: Authority) -> None:
     """At most 32 guesses at a time, however many devices guess."""
     app = enrolment_app(authority, refused_s=0.5)
@@ -162,11 +165,13 @@ async def test_secrets_cannot_be_guessed(authority: Authority) -> None:
     assert took > 1.0
 
 
+@pytest.mark.slow
 async def test_no_answer_names_all_addresses(authority: Authority) -> None:
     with pytest.raises(TransportError, match=r"does not answer \(127\.0\.0\.1:1: .*; 127\.0\.0\.1:2: "):
         await asyncio.to_thread(enrol, invite(authority, "127.0.0.1:1", "127.0.0.1:2"), "n0")
 
 
+@pytest.mark.slow
 async def test_hundred_uses_of_one_invite_give_one_certificate(authority: Authority) -> None:
     async with served(authority) as address:
         line = invite(authority, address)
@@ -195,6 +200,7 @@ def recording(app: Starlette, received: bytearray) -> Callable[..., object]:
     return recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretends", ["its own authority", "the true authority"])
 async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path: Path, pretends: str) -> None:
     evil = Authority(tmp_path / "evil", "home")
@@ -211,6 +217,7 @@ async def test_man_in_the_middle_learns_no_secret(authority: Authority, tmp_path
     assert list(evil.subjects()) == [CONTROLLER]
 
 
+@pytest.mark.slow
 async def test_clock_is_named_where_the_controller_seems_to_have_expired(authority: Authority, tmp_path: Path) -> None:
     late = authority.make(CONTROLLER, timedelta(days=-10))
     file = tmp_path / "late.pem"

@@ -409,6 +409,7 @@ async def test_meet_waits_for_a_peer_that_starts_late() -> None:
     assert met == Met(N1, frozenset(), None, DataSize(640, 32))
 
 
+@pytest.mark.slow
 async def test_meet_waits_until_the_peer_has_loaded_its_data() -> None:
     receiver, waits = Receiver(data=None), list[str]()
     async with receiver.up() as target, asyncio.TaskGroup() as group:

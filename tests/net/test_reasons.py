@@ -141,6 +141,7 @@ async def found(target: str, own: Credentials | None, server: str = CONTROLLER.d
     return await unreachable("status", target, server, own)
 
 
+@pytest.mark.slow
 async def test_unreachable_controller_is_explained(controller: str, silent: str) -> None:
     ours = owned("operator")
     for error, words in (

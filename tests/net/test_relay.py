@@ -157,6 +157,7 @@ def full() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.slow
 async def test_relay_that_waits_in_vain_says_so(full: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes longer to know that than gRPC would wait for a direct connection."""
     monkeypatch.setattr(peer_client, "Outage", partial(Outage, first_s=0.0))

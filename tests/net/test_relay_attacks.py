@@ -70,6 +70,7 @@ def a_meddler(harm: Harm) -> type[RelayServer]:
     return Meddler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [flip, drop, reorder, replay])
 async def test_relay_that_changes_bytes_only_ends_connections(harm: Harm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgenode.net.peer_client._HELLO_S", 1.0)
@@ -84,6 +85,7 @@ async def test_relay_that_changes_bytes_only_ends_connections(harm: Harm, monkey
     assert receiver.server.faults.by_peer == ()
 
 
+@pytest.mark.slow
 async def test_relay_that_swaps_receivers_reaches_no_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """n3 is a member, and n0 means n1: the key in the plan is n1's."""
 

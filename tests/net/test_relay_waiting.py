@@ -74,6 +74,7 @@ async def test_receiver_that_waits_at_a_relay_is_no_blocked_link() -> None:
     assert sender.watch.open_links == ()
 
 
+@pytest.mark.slow
 async def test_sender_goes_direct_from_a_relay_at_which_the_receiver_waits() -> None:
     async with a_pair() as (receiver, sender, _, inbound), sender.running():
         receiver.answers = False
@@ -86,6 +87,7 @@ async def test_sender_goes_direct_from_a_relay_at_which_the_receiver_waits() -> 
         await until(lambda: len(sender.answered) == 1)
 
 
+@pytest.mark.slow
 async def test_sender_moves_to_a_connection_that_its_receiver_has_opened() -> None:
     n0 = secured("n0")
     async with a_pair() as (receiver, sender, relay, inbound), a_relay(MEMBERS, n0) as at_n2s_name:

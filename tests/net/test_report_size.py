@@ -58,6 +58,7 @@ def test_numbers_beside_the_records_count() -> None:
         check_size(report.SerializeToString(), MOST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [b"\x12\x00", b"\x08\x01", b"\xf2\x7f\x00"], ids=["records", "numbers", "unknown"])
 def test_fields_without_end_are_counted_in_bounded_time(again: bytes) -> None:
     """29 million empty fields, in 58 MB."""

@@ -47,6 +47,7 @@ async def test_health_reports_the_process_and_each_service_serving(service: str)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_first", [0, 1000])
 async def test_stream_sends_a_fixed_amount_ahead_of_its_reader(read_first: int) -> None:
     """However fast it was read before. It goes on when it is read again.

@@ -229,6 +229,7 @@ async def test_resumed_session_of_a_revoked_key_is_refused(role: Role, sessions:
     assert sessions == [False, True, True, True]
 
 
+@pytest.mark.slow
 async def test_resumed_session_ends_with_its_certificate(sessions: list[bool]) -> None:
     own = Resuming(certificates.make_credentials(CA, Subject("node", "n1"), timedelta(seconds=3)))
     async with server(tls(SERVER)) as target:

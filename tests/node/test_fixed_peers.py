@@ -101,6 +101,7 @@ async def test_all_survivors_learn_that_a_peer_is_back(ring: Ring) -> None:
         assert (await again).start == here.start == there.start
 
 
+@pytest.mark.slow
 async def test_nobody_begins_with_a_peer_that_died_meanwhile(ring: Ring) -> None:
     n0, n1 = [await ring.start(name, "first") for name in ("n0", "n1")]
     async with asyncio.TaskGroup() as group:

@@ -176,6 +176,7 @@ async def test_watch_samples_at_once_and_ends_without_a_sensor(tmp_path: Path) -
 # --- memory
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_and_never_shrinks() -> None:
     before = peak_memory_bytes()
     assert before is not None

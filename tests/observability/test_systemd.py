@@ -58,6 +58,7 @@ def test_missing_or_stalled_systemd_is_ignored(systemd: socket.socket) -> None:
         notifier.send(STATUS="x" * 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environ", "watched"),
     [({}, False), ({"WATCHDOG_PID": "own"}, True), ({"WATCHDOG_PID": "1"}, False)],

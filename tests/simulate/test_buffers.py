@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from edgenode.config.load import load
@@ -26,6 +27,7 @@ def buffers(out: Path, **settings: object) -> list[np.ndarray]:
     return [np.concatenate([model[name] for name in NAMES]) for model in models]
 
 
+@pytest.mark.slow
 def test_averaged_buffers_are_the_mean_of_what_training_left(tmp_path: Path) -> None:
     trained = buffers(tmp_path / "sp", **{"algorithm.name": "sp"})
     averaged = buffers(tmp_path / "scsp", **{"task.buffers": "average"})
@@ -34,10 +36,12 @@ def test_averaged_buffers_are_the_mean_of_what_training_left(tmp_path: Path) -> 
     np.testing.assert_allclose(averaged[0], np.mean(trained, axis=0), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_local_buffers_differ_between_nodes(tmp_path: Path) -> None:
     assert np.ptp(buffers(tmp_path), axis=0).max() > 0.1
 
 
+@pytest.mark.slow
 def test_algorithms_without_a_last_phase_keep_them_local(tmp_path: Path) -> None:
     config = load(None, {"task.buffers": "average", "algorithm.name": "sp"}, {})
     assert config.warnings() == ["task.buffers is not used, because sp has no last phase that averages"]

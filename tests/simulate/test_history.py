@@ -95,6 +95,7 @@ def test_measuring_changes_no_bit(played: tuple[Path, dict[str, Any]]) -> None:
     assert untimed(Simulation(config()).run()) == untimed(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", [3, 4, 7])
 def test_resumed_run_has_the_same_rows(until: int, tmp_path: Path, played: tuple[Path, dict[str, Any]]) -> None:
     folder, result = played

@@ -33,6 +33,7 @@ def test_nodes_reach_the_optimum_of_their_objective(objective: str, expected: fl
     assert optimum(tmp_path, **{"task.objective": objective}) == pytest.approx([expected] * 4, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["a", "chord"])
 def test_weighted_optimum_is_reached_on_sparse_graphs(graph: str, tmp_path: Path) -> None:
     """Each node is pulled towards its own optimum by its last steps, so only the mean is that of the objective."""

@@ -41,6 +41,7 @@ def models(out: Path, stop_at: int = -1, **settings: object) -> list[dict[str, n
     return [load_file(out / f"node-{i}" / "model.safetensors") for i in range(4)]
 
 
+@pytest.mark.slow
 def test_last_phase_averages_the_shared_part_alone(tmp_path: Path) -> None:
     found = models(tmp_path, **{"task.buffers": "average", "algorithm.gossip_graph": "complete"})
     bodies, heads = ([np.concatenate([m[name].ravel() for name in names]) for m in found] for names in (SHARED, OWN))
@@ -59,6 +60,7 @@ def test_own_parts_resume_to_the_bit(tmp_path: Path, optimizer: str) -> None:
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_heads_may_have_other_sizes(tmp_path: Path) -> None:
     found = models(tmp_path, **{"task.entry": "tests.simulate.normed:WithOwnHeads"})
     assert [model["3.weight"].shape for model in found] == [(2, 6), (3, 6), (4, 6), (5, 6)]

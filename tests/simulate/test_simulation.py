@@ -86,6 +86,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dic
 # --- results
 
 
+@pytest.mark.slow
 def test_simulation_is_a_function_of_its_configuration(whole: tuple[dict[str, Any], Any]) -> None:
     assert untimed(Simulation(config()).run()) == whole[0]
     assert untimed(Simulation(config(run__seed=1)).run()) != whole[0]
@@ -99,6 +100,7 @@ def test_files_are_laid_out_as_those_of_real_nodes(tmp_path: Path) -> None:
             assert file.metadata()["run_digest"] == config(run__rounds=2).digest()
 
 
+@pytest.mark.slow
 def test_published_models_do_not_change_the_run(tmp_path: Path, whole: tuple[dict[str, Any], Any]) -> None:
     found: list[tuple[int, int]] = []
     simulation = Simulation(config(run__publish_every=4), tmp_path)
@@ -158,6 +160,7 @@ def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, at: int, whole
     assert (untimed(Simulation(config(), tmp_path).run()), models(tmp_path)) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [6, 10])
 @pytest.mark.parametrize("algorithm", ["sp", "scsp"])
 def test_run_that_is_extended_before_its_last_phase_gives_the_bits_of_the_longer_run(
@@ -177,6 +180,7 @@ def test_run_that_is_extended_before_its_last_phase_gives_the_bits_of_the_longer
     assert models(tmp_path / "twice") == models(tmp_path / "once")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", ["plan", "allreduce"])
 def test_finished_run_trains_on_to_another_last_phase(tmp_path: Path, graph: str) -> None:
     keys = {"algorithm__gossip_graph": graph, "algorithm__gossip_rounds": 3 if graph == "plan" else "auto"}
@@ -206,6 +210,7 @@ def test_simulated_run_is_not_shortened(tmp_path: Path) -> None:
         Simulation(config(run__rounds=10), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "resumed"), [(14, 12), (17, 12), (19, 12), (20, 20)])
 def test_run_cut_off_in_an_allreduce_resumes_to_the_same_bits(tmp_path: Path, at: int, resumed: int) -> None:
     keys = {"algorithm__gossip_graph": "allreduce", "algorithm__gossip_rounds": "auto"}
@@ -220,6 +225,7 @@ def test_run_cut_off_in_an_allreduce_resumes_to_the_same_bits(tmp_path: Path, at
     assert len({tuple(sorted(tensors.items())) for tensors in models(tmp_path / "once").values()}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("allreduce", "at", "resumed"), [(False, 9, 8), (True, 9, 8), (True, 14, 12), (True, 19, 12)])
 def test_run_with_an_overlap_resumes_to_the_same_bits(tmp_path: Path, allreduce: bool, at: int, resumed: int) -> None:
     """The checkpoint of round 8 is one of all that is there: nothing is in flight. So is that before an allreduce."""
@@ -233,6 +239,7 @@ def test_run_with_an_overlap_resumes_to_the_same_bits(tmp_path: Path, allreduce:
     assert models(tmp_path / "twice") == models(tmp_path / "once")
 
 
+@pytest.mark.slow
 def test_batchnorm_statistics_and_momentum_resume(tmp_path: Path) -> None:
     deep = {"task__model": "resnet20", "task__norm": "batch", "run__rounds": 3, "run__checkpoint_every": 1}
     interrupted(Simulation(config(**deep), tmp_path / "twice"), 2)
@@ -244,6 +251,7 @@ def test_batchnorm_statistics_and_momentum_resume(tmp_path: Path) -> None:
     assert any("running_mean" in tensor for tensor in models(tmp_path / "once")["node-0"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "batches"), [("scsp", {45, 46}), ("sp", {2})])
 def test_batchnorm_statistics_are_those_of_the_average(tmp_path: Path, algorithm: str, batches: set[int]) -> None:
     """Statistics from training would not fit the average: one epoch of the shard's batches replaces them."""
@@ -267,6 +275,7 @@ def test_interruption_in_the_first_save_starts_over(tmp_path: Path, whole: tuple
     assert untimed(Simulation(config(), tmp_path).run()) == whole[0]
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, whole: tuple[Any, Any]) -> None:
     interrupted(Simulation(config(), tmp_path), 9)
     (tmp_path / "node-2" / "checkpoints" / "round-000000008" / "meta.json").write_text("{}")
@@ -354,6 +363,7 @@ def unstopped() -> Simulation:
     return simulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [4, 8, 9, 11])  # while it trains, as it ends, while it gossips, at the end
 def test_sp_result_survives_an_interruption(tmp_path: Path, unstopped: Simulation, at: int) -> None:
     interrupted(Simulation(config(**SHORT), tmp_path), at)
@@ -365,6 +375,7 @@ def test_sp_result_survives_an_interruption(tmp_path: Path, unstopped: Simulatio
     assert resumed.before_average == unstopped.before_average
 
 
+@pytest.mark.slow
 def test_sp_result_of_an_earlier_run_is_not_used(tmp_path: Path) -> None:
     Simulation(config(**SHORT), tmp_path).run()
     for folder in tmp_path.glob("node-*/checkpoints"):

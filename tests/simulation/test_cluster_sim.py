@@ -138,6 +138,7 @@ COMPRESSORS = [
 ]
 
 
+@pytest.mark.slow
 @few_and_many
 def test_any_delivery_order_equals_the_matrix_form_to_the_bit(examples: int) -> None:
     @settings(bounded, max_examples=examples)
@@ -265,6 +266,7 @@ def test_overlap_hides_latency_and_stragglers_behind_training() -> None:
 # --- changes of plan --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @few_and_many
 def test_change_takes_effect_at_one_round_at_every_node(examples: int) -> None:
     @settings(bounded, max_examples=examples)
@@ -384,6 +386,7 @@ def test_equal_seeds_give_equal_transcripts() -> None:
     assert first.transcript.digest != exact_run(ring(5), Scenario(4)).transcript.digest
 
 
+@pytest.mark.slow
 def test_transcript_does_not_depend_on_the_hash_seed() -> None:
     digests = {
         subprocess.run(

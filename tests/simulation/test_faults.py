@@ -61,6 +61,7 @@ def test_no_disaster_loses_mass_or_stops_a_majority(quick: list[Trial[int]]) -> 
     assert [kind for kind in kinds if not happened(quick)[kind]] == []
 
 
+@pytest.mark.slow
 @first_seeds
 def test_equal_seeds_give_equal_runs(quick: list[Trial[int]]) -> None:
     again = play_all(faults.build_run, range(10), digests=True)
@@ -84,6 +85,7 @@ def test_neither_do_the_disasters_of_all_seeds() -> None:
     assert [kind for kind in faults.KINDS if not happened(played)[kind]] == []
 
 
+@pytest.mark.slow
 @quick_and_rest(25, 1000)
 def test_neither_does_one_with_an_overlap(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, overlaps=True), seeds))
@@ -108,6 +110,7 @@ def test_fixed_members_train_on_over_blocked_links() -> None:
     assert not (kinds["evicted"] or kinds["link left out"])
 
 
+@pytest.mark.slow
 @quick_and_rest(12, 500)
 def test_neither_does_a_blocked_link(seeds: range) -> None:
     kinds = happened(play_all(partial(faults.build_run, links=True), seeds))
@@ -115,12 +118,14 @@ def test_neither_does_a_blocked_link(seeds: range) -> None:
         assert kinds[kind], kind
 
 
+@pytest.mark.slow
 @quick_and_rest(8, 100)
 def test_after_power_cuts_a_run_with_an_overlap_resumes(seeds: range) -> None:
     played = play_all(partial(faults.build_run, power_fails=True, overlaps=True), seeds)
     assert sum(trial.happened["resumed after all were down"] > 0 for trial in played) > 0.75 * len(seeds)
 
 
+@pytest.mark.slow
 @quick_and_rest(12, 100)
 def test_after_power_cuts_the_run_resumes_from_safe_checkpoints(seeds: range) -> None:
     played = play_all(partial(faults.build_run, power_fails=True), seeds)

@@ -161,6 +161,7 @@ class Forgetful(SimulatedDisk):
             super().flush(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "forgets",
     [

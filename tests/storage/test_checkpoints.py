@@ -200,6 +200,7 @@ def test_partial_folders_are_not_scanned(store: CheckpointStore) -> None:
 # --- damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["state.safetensors", "meta.json", "SHA256SUMS"])
 def test_flipped_bit_is_detected(store: CheckpointStore, name: str) -> None:
     store.save(a_checkpoint(momentum=np.ones(3)))

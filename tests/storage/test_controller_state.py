@@ -159,6 +159,7 @@ def test_edited_database_is_rejected(state: ControllerState, change: str, reason
     assert_rejected(state, reason)
 
 
+@pytest.mark.slow
 def test_damaged_file_is_never_loaded_as_other_state(state: ControllerState) -> None:
     """A flip of a byte that SQLite does not read may load: as what was saved."""
     saved, rng, outcomes = Persist(3, 4, grown(PLAN, 12)), random.Random(1), {True: 0, False: 0}
@@ -229,6 +230,7 @@ for _ in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_finished_saves_survive_sigkill(state: ControllerState) -> None:
     """Twenty processes in sequence, each killed while it saves."""
     rng, saved_term = random.Random(9), 0

@@ -290,6 +290,7 @@ def test_small_cnn_learns_the_digits() -> None:
     assert trainer.evaluate(z).accuracy > 0.975
 
 
+@pytest.mark.slow
 def test_digits_do_not_import_slow_libraries() -> None:
     code = (
         "import sys; from edgenode.config.schema import Config; from edgenode.core.topology.period import Epoch;"

@@ -112,6 +112,7 @@ def test_shortened_runs_measure_sp_where_the_gossip_begins(name: str) -> None:
         assert run.config.run.evaluate_every == expected
 
 
+@pytest.mark.slow
 def test_every_algorithm_of_table_3_ends_with_its_metrics(tmp_path: Path) -> None:
     experiment, quick = EXPERIMENTS["table3"], {"task.dataset": "digits", "run.rounds": 3, "task.batch_size": 8}
     rows = [

@@ -44,6 +44,7 @@ def test_confidence_interval_follows_the_number_of_runs() -> None:
     assert confidence_half([0.0, 2.0] * 50) == pytest.approx(1.984 * stdev([0.0, 2.0] * 50) / 10, rel=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not plotting.available(), reason=plotting.NOT_INSTALLED)
 def test_files_have_every_measurement_and_a_vector_figure(tiny: Experiment, tmp_path: Path) -> None:
     tiny = Experiment(**{**vars(tiny), "curves": Curves(5)})

@@ -65,6 +65,7 @@ def test_two_at_once_equal_one_after_the_other(tiny: Experiment, tmp_path: Path)
         assert accuracies(two, trial) == accuracies(one, trial)
 
 
+@pytest.mark.slow
 def test_closing_ends_processes_and_trials_can_resume(tiny: Experiment, tmp_path: Path) -> None:
     (trial, _), outcomes = trials(tiny, 1, **{"run.rounds": 10**6}), OutcomeStore(tmp_path)
     reports = parallel.run_trials([trial], outcomes, 1)
@@ -75,11 +76,13 @@ def test_closing_ends_processes_and_trials_can_resume(tiny: Experiment, tmp_path
     assert outcomes.get(trial) is None
 
 
+@pytest.mark.slow
 def test_invalid_configuration_is_raised_in_the_parent(tiny: Experiment, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         list(parallel.run_trials(trials(tiny, 1, **{"task.dataset": "digit"}), OutcomeStore(tmp_path), 1))
 
 
+@pytest.mark.slow
 def test_dead_process_is_reported_with_its_trial(tiny: Experiment, tmp_path: Path) -> None:
     reports = parallel.run_trials(trials(tiny, 1, **{"run.rounds": 10**6}), OutcomeStore(tmp_path), 1)
     next(reports)

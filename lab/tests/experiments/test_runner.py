@@ -77,6 +77,7 @@ def test_rows_that_an_override_makes_equal_appear_once() -> None:
     assert [row.labels for row in rows] == [("0.5", percent) for percent in ("100", "10", "1", "0.1")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 4, 5, 6])  # while it trains, as it ends, while it gossips, at the end
 def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: Path, at: int) -> None:
     trial = trials(tiny)[1]
@@ -85,6 +86,7 @@ def test_stopped_trial_resumes_to_the_same_outcome(tiny: Experiment, tmp_path: P
     assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["outcomes.jsonl"]
 
 
+@pytest.mark.slow
 def test_trial_that_lost_the_result_of_sp_starts_over(tiny: Experiment, tmp_path: Path) -> None:
     trial = trials(tiny)[1]
     whole = OutcomeStore(tmp_path / "whole").run(trial, unwatched)

@@ -121,6 +121,7 @@ def test_sum_of_u_is_conserved_and_honest_nodes_learn_the_same(spec: AlgorithmSp
     assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [-3.9, 0.0])
 def test_liar_below_the_alarm_leads_nobody_away(factor: float) -> None:
     honest, plain, limited = Complete(SPARSE, 0), Complete(SPARSE, 0), Complete(SPARSE, 1)

@@ -75,12 +75,14 @@ def noise(length: float, u: float = 1.0, k: int = 20) -> Contribution:
     return Contribution(0.5, np.array([u]), Payload(np.array([k, 0]), indices, Values(numbers)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_no_alarm_in_warm_up_steady_state_and_last_phase(spec: AlgorithmSpec) -> None:
     ring = Ring(spec)
     assert [ring.step() for _ in range(spec.rounds)] == [[]] * spec.rounds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SPECS["top-1%"], SPECS["dense"]], ids=["top-1%", "dense"])
 def test_no_alarm_at_or_about_a_newcomer(spec: AlgorithmSpec) -> None:
     ring = Ring(spec)

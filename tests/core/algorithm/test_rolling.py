@@ -187,6 +187,7 @@ def test_block_of_another_size_is_refused() -> None:
 # --- guarantees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", UNBALANCED)
 def test_equal_models_stay_equal_on_unbalanced_graphs(graph: str) -> None:
     models = np.tile(models_of(1), (4, 1))
@@ -197,6 +198,7 @@ def test_equal_models_stay_equal_on_unbalanced_graphs(graph: str) -> None:
     assert max(abs(weight - 1) for node in nodes.values() for weight in node.state.u) > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", UNBALANCED)
 def test_top_k_of_the_same_share_drifts_there(graph: str) -> None:
     models = np.tile(models_of(1), (4, 1))
@@ -205,6 +207,7 @@ def test_top_k_of_the_same_share_drifts_there(graph: str) -> None:
     assert max(np.abs(node.model() - models[0]).max() for node in nodes.values()) > 1e-2
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from([*UNBALANCED, *PRESETS]),

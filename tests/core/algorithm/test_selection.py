@@ -109,6 +109,7 @@ def test_vector_without_tensors_has_no_entries() -> None:
     assert largest_of_each(np.zeros(0, dtype=np.float32), (), ()).tolist() == []
 
 
+@pytest.mark.slow
 def test_no_vector_of_the_size_of_the_model_is_built() -> None:
     sizes = (1_000_000, 512, *(2000,) * 100, 500_000)
     vector = vector_of("normal", sum(sizes))
