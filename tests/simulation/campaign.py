@@ -78,24 +78,8 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "only liars were left"
     if _all_given_up(stuck):
         return "all members died and were given up"
-    if _needs_ended_members(stuck):
-        return "members that had ended were needed again"
     never_back = stuck.cluster is not None and bool(stuck.cluster.state.waits_for - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
-
-
-def _needs_ended_members(stuck: ClusterSim) -> bool:
-    """Whether an operator has to start members that have ended, and did not stay until all had.
-
-    Either all members have to resume, and these are missing. Or the controller never heard that they have ended.
-    """
-    cluster = stuck.cluster
-    if cluster is None or not cluster.state.has_fixed_members or cluster.state.plan is None:
-        return False
-    missing, gone = cluster.state.waits_for, stuck.finished.keys() - stuck.alive
-    return bool(gone) and (
-        missing <= gone if missing else bool(gone & cluster.state.membership.running(cluster.state.plan))
-    )
 
 
 def _all_given_up(stuck: ClusterSim) -> bool:
