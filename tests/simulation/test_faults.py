@@ -192,4 +192,7 @@ def test_fixed_members_that_have_ended_return_for_one_that_dies(every: int) -> N
     cases = list(crash_matrix.crashes(crash_matrix.FIXED, nodes=3, count=1, rounds=4))[::every]
     played = play_all(crash_matrix.build_run, cases)
     assert happened(played)["restarted after its end"]
-    assert happened(played)["let go"] == 3 * len(played)
+    for trial in played:
+        let_go = trial.happened["let go"]
+        # A controller that crashes in between does not know that the first ones have gone. A daemon stays five minutes.
+        assert let_go == 3 or (let_go and trial.happened["controller crashed"]), trial.of
