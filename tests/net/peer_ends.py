@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,23 +114,34 @@ async def a_long_way(target: str, one_way_s: float = 0.6) -> AsyncIterator[str]:
     A connection without TLS takes one round trip here, and one with TLS three on a real link.
     """
     host, port = split_address(target)
+    connections = set[asyncio.Task[Any]]()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             asyncio.get_running_loop().call_later(one_way_s, writer.write, data)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if task := asyncio.current_task():
+            connections.add(task)
         there, back = await asyncio.open_connection(host, port)
-        with suppress(OSError):
-            await asyncio.wait(
-                [asyncio.ensure_future(carry(reader, back)), asyncio.ensure_future(carry(there, writer))],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        writer.transport.abort()
-        back.transport.abort()
+        ways = [asyncio.ensure_future(carry(reader, back)), asyncio.ensure_future(carry(there, writer))]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            writer.transport.abort()
+            back.transport.abort()
 
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
-        yield "{}:{}".format(*server.sockets[0].getsockname())
+        try:
+            yield "{}:{}".format(*server.sockets[0].getsockname())
+        finally:
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+            await asyncio.sleep(0)  # the transports close in the next turn
 
 
 async def until(condition: Callable[[], bool], most_s: float = SOON_S) -> None:
