@@ -35,7 +35,8 @@ def test_more_than_a_relay_carries_is_a_warning() -> None:
 @pytest.mark.slow
 def test_push_is_that_of_the_configuration() -> None:
     (found,) = traffic.relayed(a_config(run__nodes=4, topology__graphs=["a"]))
-    assert found.level is Level.OK and re.search(r"and all 4 edges [\d.]+ MB: \d+ B a push with its answer", found.text)
+    assert found.level is Level.OK
+    assert re.search(r"and all 4 edges [\d.]+ [MG]B: \d+ B a push with its answer", found.text)
     few, many = (traffic._payload_bytes_and_round_s(a_config(algorithm__share=share))[0] for share in (0.01, 0.1))
     assert 5 < many / few < 11
 
