@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgenode.core.algorithm.algorithm_spec import UNCOMPRESSED, AlgorithmSpec
@@ -54,6 +54,7 @@ def test_mixing_conserves_the_sums_of_x_and_u(
     graphs: list[Digraph], compressor: Compressor, eta: float, layout: Layout
 ) -> None:
     """For any compressor. The vectors are float64 here, so that the bound can be tight."""
+    assume(not any(graph.counts for graph in graphs))  # where groups merge, rows sum to 1, and columns do not
     states = [
         State(x=x, error=np.zeros(layout.size, np.float32))
         for x in model_of(len(graphs[0].nodes), layout).astype(float)
