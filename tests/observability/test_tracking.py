@@ -71,7 +71,7 @@ async def tracked(
         )
         task = asyncio.create_task(tracker_of_run.run())
         await peer_ends.until(lambda: len(current) == 1 and (bool(logs) or not until_warned))
-        await asyncio.sleep(0.2)  # the last status is sampled again and again
+        await asyncio.sleep(0.6)  # the last status is sampled again and again, and its round is noted on the disk
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     return logs
