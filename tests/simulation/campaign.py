@@ -18,6 +18,8 @@ from tests.simulation.cluster_sim import ClusterSim, Stuck
 
 T = TypeVar("T")
 
+_OPERATOR_STARTS = 10
+
 
 @dataclass(frozen=True)
 class Trial(Generic[T]):
@@ -35,14 +37,33 @@ def play(sim: ClusterSim) -> ClusterSim:
     Raises:
         EdgenodeError: an invariant is broken, or nothing moves although the run could continue.
     """
-    try:
-        sim.run()
-    except Stuck:
-        why = _why_stuck(sim)
-        if not why:
-            raise
-        sim.happened[why] += 1
-    return sim
+    continue_run = sim.run
+    for _ in range(_OPERATOR_STARTS):
+        try:
+            return continue_run()
+        except Stuck:
+            if needed := _needed_again(sim):
+                continue_run = partial(sim.start_again, needed)
+                continue
+            why = _why_stuck(sim)
+            if not why:
+                raise
+            sim.happened[why] += 1
+            return sim
+    raise Stuck(f"the members that had ended were started again {_OPERATOR_STARTS} times, and are needed still")
+
+
+def _needed_again(stuck: ClusterSim) -> frozenset[str]:
+    """Fixed members that an operator has to start again, because they ended and did not stay until all had.
+
+    Either all members have to resume, and these are missing. Or the controller never heard that they have ended.
+    """
+    cluster = stuck.cluster
+    if cluster is None or not cluster.state.has_fixed_members or cluster.state.plan is None:
+        return frozenset()
+    missing, gone = cluster.state.waits_for, stuck.finished.keys() - stuck.alive
+    needed = missing <= gone if missing else bool(gone & cluster.state.membership.running(cluster.state.plan))
+    return frozenset(gone) if needed else frozenset()
 
 
 def _why_stuck(stuck: ClusterSim) -> str:

@@ -13,7 +13,7 @@ must hold in every order (`invariants`). Equal seeds give equal transcripts on e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Finish, Reply
@@ -143,13 +143,28 @@ class ClusterSim:
         self._disturbances.schedule()
         for name in state.liars:
             self._nodes.make_noise(name)
+        return self._continue()
+
+    def start_again(self, names: Iterable[str]) -> ClusterSim:
+        """An operator starts nodes that have exited after their end, in a run that is stuck. Play on to its end.
+
+        Raises:
+            Stuck, LocalProtocolError, EdgenodeError: as `run` does.
+        """
+        for name in sorted(names):
+            self._nodes.start_again(name)
+        self._nodes.pushes.answered_s = self._state.queue.now
+        return self._continue()
+
+    def _continue(self) -> ClusterSim:
+        state = self._state
         for callback, args in state.queue:
-            if state.queue.now >= self._nodes.pushes.answered_s + state.scenario.patience_s:
-                raise Stuck(f"at {state.queue.now:.6f} s: deadlock: {self._waits()}")
             try:
                 callback(*args)
             except LocalProtocolError as exc:
                 raise LocalProtocolError(f"at {state.queue.now:.6f} s: {exc}") from exc
+            if state.queue.now >= self._nodes.pushes.answered_s + state.scenario.patience_s:
+                raise Stuck(f"at {state.queue.now:.6f} s: deadlock: {self._waits()}")
         self._check_end()
         return self
 

@@ -243,10 +243,10 @@ def build_run_with_liars(seed: int) -> ClusterSim:
 def build_run_with_fixed_members(seed: int, links: bool = False) -> ClusterSim:
     """The run of a seed whose members are fixed. All that die come back, and restart the others.
 
-    Those that have ended stay for them until all have ended. A daemon stays longer than any disturbance of these runs.
+    Those that have ended stay for them until all have ended, or exit before, as a daemon does after some minutes and at
+    SIGTERM. If they are needed again, an operator starts them.
     """
     run_spec, scenario = run_spec_and_scenario(seed)
-    scenario = replace(scenario, leave_s=None)
     if links:
         scenario = _with_blocked_links(scenario, [f"n{i}" for i in range(run_spec.nodes)], run_spec.rounds * 0.12)
 

@@ -96,9 +96,9 @@ def test_neither_does_one_with_an_overlap(seeds: range) -> None:
 @quick_and_rest(25, 1000)
 def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     kinds = happened(play_all(faults.build_run_with_fixed_members, seeds))
-    for kind in ("restarted with another member", "resumed after all were down", "let go"):
+    for kind in ("restarted with another member", "resumed after all were down", "let go", "no answer expected"):
         assert kinds[kind], kind
-    assert kinds["no answer expected"] or 593 not in seeds  # few go before their last answers have arrived
+    assert kinds["started again after its end"] or len(seeds) < 500
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
 
 
