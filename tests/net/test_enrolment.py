@@ -40,6 +40,7 @@ from tests.net.peer_ends import is_over, until
 TTL = timedelta(minutes=30)
 ANY = "127.0.0.1:0"
 REFUSED_S = 0.05
+_AT_ONCE = 48  # devices at one address, which has 64 places for strangers, and closed ones leave theirs a little later
 
 
 @pytest.fixture
@@ -155,13 +156,13 @@ async def test_secrets_cannot_be_guessed(authority: Authority) -> None:
     app = enrolment_app(authority, refused_s=0.5)
     async with served(authority, app) as address:
         wrong = replace(invite(authority, address), secret=bytes(10))
-        with ThreadPoolExecutor(64) as devices:
+        with ThreadPoolExecutor(_AT_ONCE) as devices:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            guesses = [loop.run_in_executor(devices, enrol, wrong, f"n{i}") for i in range(64)]
+            guesses = [loop.run_in_executor(devices, enrol, wrong, f"n{i}") for i in range(_AT_ONCE)]
             results = await asyncio.gather(*guesses, return_exceptions=True)
             took = loop.time() - began
-    assert [type(result) for result in results] == [NotAdmitted] * 64
+    assert [type(result) for result in results] == [NotAdmitted] * _AT_ONCE
     assert took > 1.0
 
 
@@ -175,7 +176,7 @@ async def test_no_answer_names_all_addresses(authority: Authority) -> None:
 async def test_hundred_uses_of_one_invite_give_one_certificate(authority: Authority) -> None:
     async with served(authority) as address:
         line = invite(authority, address)
-        with ThreadPoolExecutor(100) as devices:  # the default pool is the server's
+        with ThreadPoolExecutor(_AT_ONCE) as devices:  # the default pool is the server's
             loop = asyncio.get_running_loop()
             uses = [loop.run_in_executor(devices, enrol, line, f"n{i}") for i in range(100)]
             results = await asyncio.gather(*uses, return_exceptions=True)
