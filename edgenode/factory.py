@@ -15,7 +15,7 @@ from edgenode.config.fixed_members import check_fixed_members
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import Config
 from edgenode.config.sections import COMPRESSORS, AlgorithmSection
-from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, gossip_rounds_needed
+from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec, RateSchedule, gossip_rounds_needed
 from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all, keep_none
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
@@ -107,6 +107,7 @@ def algorithm_spec(config: Config) -> AlgorithmSpec:
         Compressor(keep_all, QUANTISE[algorithm.gossip_values]),
         exchange_rounds(config),
         sums=_sums(config),
+        rates=RateSchedule(algorithm.averaging_warmup, algorithm.averaging_decay),
     )
 
 
@@ -168,8 +169,7 @@ def fewest_in_neighbours(config: Config) -> tuple[str, int]:
     Raises:
         GraphError: a graph does not exist, or does not fit the number of nodes.
     """
-    planned = schedule(config)
-    members = _members(config, planned)
+    members = _members(config, planned := schedule(config))
     counts = [
         (len(graph.in_neighbours(name)), spec.name)
         for spec in planned.graphs
@@ -186,8 +186,7 @@ def edges_per_round(config: Config) -> float:
     Raises:
         GraphError: a graph does not exist, or does not fit the number of nodes.
     """
-    planned = schedule(config)
-    members = _members(config, planned)
+    members = _members(config, planned := schedule(config))
     return fmean(len(graph.edges) for spec in planned.graphs for graph in spec.period(members))
 
 
@@ -307,7 +306,7 @@ def node_info(config: Config, name: str) -> NodeInfo:
     from edgenode.tasks.task import NodeInfo
 
     data_dir = config.task.data_dir.replace("{node}", name)
-    return NodeInfo(name, Path(data_dir).expanduser() if data_dir else None, config.run.seed)
+    return NodeInfo(name, Path(data_dir).expanduser() if data_dir else None, config.run.seed, config.run.nodes)
 
 
 def cut(config: Config) -> Cut | None:

@@ -293,6 +293,20 @@ def test_device_defaults_to_cuda_if_available(there: bool, monkeypatch: pytest.M
 # --- the task
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("node-3", 3), ("node-007", 7), ("kitchen-pi-2", 2), ("kitchen", None), ("a-b", None)]
+)
+def test_node_knows_its_number_and_how_many_there_are(name: str, number: int | None) -> None:
+    node = factory.node_info(a_config(run__nodes=9, run__seed=4), name)
+    assert (node.name, node.number, node.nodes, node.seed) == (name, number, 9, 4)
+
+
+def test_schedule_of_the_averaging_rate_is_that_of_the_configuration() -> None:
+    config = a_config(algorithm__averaging_rate=0.01, algorithm__averaging_warmup=4, algorithm__averaging_decay=1)
+    rates = [factory.algorithm_spec(config).step(t).averaging_rate for t in (0, 3, 4, 7)]
+    assert rates == pytest.approx([0.0025, 0.01, 0.01, 0.0025])
+
+
 def test_train_settings_are_those_of_the_configuration() -> None:
     config = a_config(task__milestones="3,5", task__batch_size=16, task__optimizer="adamw", task__clip_norm=2)
     assert factory.train_settings(config) == TrainSettings(

@@ -21,7 +21,7 @@ from edgenode.bench import Measurement
 from edgenode.config.load import load
 from edgenode.core.algorithm import codec
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
-from edgenode.core.algorithm.compression import Layout
+from edgenode.core.algorithm.compression import Layout, TopK
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.tasks import models
@@ -82,13 +82,13 @@ def algorithm(compressor: str) -> AlgorithmSpec:
 def compression() -> Iterator[Measurement]:
     """Selection and codec at 1 %, on noise in the shape of the network."""
     layout = Layout(tuple(parameter.numel() for parameter in Noise().model().parameters()))
-    compressor = algorithm("topk").compressor
+    select, compressor = TopK(0.01), algorithm("topk").compressor
     rng, watch = np.random.default_rng(0), Stopwatch()
     entries, bits = f"1 % of {layout.size:,}", []
     for _ in range(_REPEATS):
         vector = rng.standard_normal(layout.size, dtype=np.float32)
         with watch.running("select"):
-            compressor.select(vector, layout)
+            select(vector, layout)
         payload = compressor(vector, layout, rng)
         with watch.running("encode"):
             data = codec.encode(payload, layout)

@@ -229,6 +229,10 @@ class AlgorithmSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         "compressor and the share: docs/algorithms.md)",
     ] = "fitted1"
     averaging_rate: Annotated[PositiveOrUnset, "the paper's η (unset: the algorithm's default)"] = None
+    averaging_warmup: Annotated[AtLeast0, "rounds in which η rises linearly to averaging_rate"] = 0
+    averaging_decay: Annotated[
+        NotNegative, "exponent a: s rounds after the warm-up, η is averaging_rate / (1 + s)^a"
+    ] = 0.0
     liars: Annotated[
         AtLeast0,
         "number of in-neighbours whose lies mixing limits, if a node has twice as many and one more (0: it mixes every "

@@ -48,6 +48,7 @@ class NodeInfo:
         name: its node id.
         data_dir: ``task.data_dir`` of its run.toml, with {node} replaced by its name. None if it is not set.
         seed: ``run.seed``, equal on all nodes.
+        nodes: ``run.nodes``, the number of nodes that the run starts with.
 
     Examples:
         >>> def train_data(self, node: edgenode.NodeInfo) -> ImageFolder:
@@ -57,6 +58,16 @@ class NodeInfo:
     name: str
     data_dir: Path | None = None
     seed: int = 0
+    nodes: int = 1
+
+    @property
+    def number(self) -> int | None:
+        """N of a name that ends in ``-N``, as ``simulate``, ``demo`` and ``launch`` number nodes from 0. Else None.
+
+        Data is loaded before a node knows the others. So its number has to be in its name.
+        """
+        _, dash, last = self.name.rpartition("-")
+        return int(last) if dash and last.isdecimal() and last.isascii() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "algorithm.name": "sp", "algorithm.compressor": "identity",
     "algorithm.share": 0.1, "algorithm.bits": 2, "algorithm.values": "float32",
     "algorithm.averaging_rate": 0.004, "algorithm.liars": 1,
+    "algorithm.averaging_warmup": 10, "algorithm.averaging_decay": 0.5,
     "algorithm.gossip_rounds": 40, "algorithm.gossip_tolerance": 0.01,
     "algorithm.gossip_graph": "complete", "algorithm.gossip_values": "int8",
     "algorithm.options": {}, "topology.graphs": ("a", "graphs/ring.edges"),

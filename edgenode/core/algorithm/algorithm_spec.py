@@ -34,6 +34,23 @@ class RoundStep:
 
 
 @dataclass(frozen=True)
+class RateSchedule:
+    """The averaging rate over the run: eta_t = eta * min(1, (t + 1) / warmup) / (1 + max(0, t - warmup))^decay.
+
+    It depends on nothing but t. So all nodes have the same rate in a round, also when the run becomes longer.
+    """
+
+    warmup: int = 0
+    decay: float = 0.0
+
+    def at(self, rate: float, t: int) -> float:
+        """Return eta of round t."""
+        if t < self.warmup:
+            return rate * (t + 1) / self.warmup
+        return rate * float((1 + t - self.warmup) ** -self.decay) if self.decay else rate
+
+
+@dataclass(frozen=True)
 class AlgorithmSpec:
     """An update rule for ``training_rounds``, then Algorithm 2's gossip of all x for ``gossip_rounds`` (0 is SP).
 
@@ -45,6 +62,7 @@ class AlgorithmSpec:
         sums: the gossip rounds are those of an allreduce, which changes no x.
         gossip_compressor: the compressor of the gossip rounds. If it rounds, a node keeps its rounding error,
             and the next round starts without an error: error feedback would leave more.
+        rates: what becomes of the averaging rate during training.
     """
 
     compressor: Compressor
@@ -56,6 +74,7 @@ class AlgorithmSpec:
     gossip_compressor: Compressor = UNCOMPRESSED
     exchange_rounds: int = 1
     sums: bool = False
+    rates: RateSchedule = RateSchedule()
 
     @property
     def rounds(self) -> int:
@@ -71,7 +90,8 @@ class AlgorithmSpec:
         if not self.gossips(t):
             block = t % self.blocks if self.blocks > 1 else None
             trains = t % self.exchange_rounds == 0
-            return RoundStep(trains, self.compressor.at(t), self.averaging_rate, block=block)
+            rate = self.rule.rate_at(self.rates.at(self.averaging_rate, t), t)
+            return RoundStep(trains, self.compressor.at(t), rate, block=block)
         drops_error = t == self.training_rounds or self.gossip_compressor.lossy
         return RoundStep(False, self.gossip_compressor, 1.0, drops_error=drops_error)
 

@@ -6,7 +6,7 @@ random quantisation and their combinations are thus one class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -161,6 +161,14 @@ class Select(Protocol):
         ...
 
 
+class RandomSelect(Protocol):
+    """Selects the entries to keep, at random."""
+
+    def __call__(self, vector: Floats, layout: Layout, rng: np.random.Generator) -> tuple[Ints, Ints | None]:
+        """Returns counts [tensors], and indices [k] or None for all."""
+        ...
+
+
 class Quantise(Protocol):
     """Rounds the kept numbers. If it has an attribute ``drops_zeros`` that is true, codes of zero are not sent."""
 
@@ -233,12 +241,15 @@ class Compressor:
     """The paper's C: select, then quantise.
 
     Attributes:
+        select: chooses the entries. If ``draws``, it is a `RandomSelect`.
         format: the encoding of its payloads. None is the format of `codec`, which fits all payloads.
+        draws: ``select`` is also given the random numbers of the round, from which ``quantise`` then continues.
     """
 
-    select: Select
+    select: Select | RandomSelect
     quantise: Quantise
     format: PayloadFormat | None = None
+    draws: bool = False
 
     def at(self, t: int) -> Compressor:
         """The compressor of round t, for one that depends on the round. All others return themselves."""
@@ -261,7 +272,8 @@ class Compressor:
         """
         if vector.shape != (layout.size,):
             raise LocalProtocolError(f"a vector of shape {vector.shape} does not fit a model of size {layout.size}")
-        counts, indices = self.select(vector, layout)
+        select: Callable[..., tuple[Ints, Ints | None]] = self.select
+        counts, indices = select(vector, layout, rng) if self.draws else select(vector, layout)
         numbers = vector if indices is None else vector[indices]
         largest = largest_magnitude(numbers)
         if not largest < DIVERGED:  # also true for NaN

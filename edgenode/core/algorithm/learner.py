@@ -226,6 +226,7 @@ class VectorLearner:
         rule, step = self.algorithm_spec.rule, self.algorithm_spec.step(t)
         if handoff and rule.fixed:
             raise LocalProtocolError("the members of this run are fixed: a node cannot leave")
+        self.state.round = t
         if local_update is not None:
             self._trained.end_step(local_update)
         else:
@@ -303,7 +304,7 @@ class VectorLearner:
             self._last_phase.mix(self._transfer, [(c.transfer, c.payload, c.u) for c in received if c.transfer])
             self._transfer = None
             return
-        own = self._sent.unmixed(t)
+        self.state.round, own = t, self._sent.unmixed(t)
         exchanged = [c for c in received if c.weight != 1.0]
         self.algorithm_spec.rule.mix(self.state.part(own.block), own, self_weight, exchanged)
         for contribution in received:

@@ -49,12 +49,14 @@ class State:
         error: delta, the compression error. Empty if the algorithm has none.
         u: the push-sum weights, one per block of x, 1 at the start.
         kept: the other vectors of the update rule, by name.
+        round: the number of the round that an update rule computes. The learner sets it, and it is not stored.
     """
 
     x: Floats
     error: Floats = field(default_factory=_none)
     u: Weights = field(default_factory=_one)
     kept: dict[str, Floats] = field(default_factory=dict)
+    round: int = 0
 
     @classmethod
     def initial(cls, model: Floats, keeps: Sequence[str] = ("error",), blocks: int = 1) -> State:
@@ -89,7 +91,9 @@ class State:
         if block is None:
             return self
         where = slice(*block_bounds(len(self.x), len(self.u))[block : block + 2])
-        return State.of({name: vector[where] for name, vector in self.vectors.items()}, self.u[block : block + 1])
+        part = State.of({name: vector[where] for name, vector in self.vectors.items()}, self.u[block : block + 1])
+        part.round = self.round
+        return part
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,14 @@ def default_difference_rate(kept: float, contraction: float) -> float:
     return min(1.0, 2 * contraction)
 
 
+def constant_rate(rate: float, t: int) -> float:
+    """Return the same eta for every round."""
+    return rate
+
+
 @dataclass(frozen=True)
 class UpdateRule:
-    """The three parts of a round, in the order of their calls, and what they need.
+    """The three parts of a round, in the order of their calls, and what they need. ``State.round`` is its number.
 
     Attributes:
         keeps: the vectors of ``State`` that it needs in addition to x. "error" is what compression has left out.
@@ -59,6 +64,7 @@ class UpdateRule:
             After the period all nodes must have the same model. The graph may then change within it.
         default_rate: eta, given the kept share p and the contraction of the compressor.
         largest_rate: the largest eta that is allowed. None if only the kept share limits it.
+        rate_at: eta of a round, given the largest of the run and the round's number. All nodes compute the same.
         begin: sets the vectors of the first state, whose x is the common model. None leaves zeros.
         check_graph: refuses, with a GraphError, a graph that the rule does not converge on, given its name and eta.
     """
@@ -73,6 +79,7 @@ class UpdateRule:
     largest_rate: float | None = None
     check_graph: Callable[[str, Digraph, float], None] | None = None
     begin: Callable[[State], None] | None = None
+    rate_at: Callable[[float, int], float] = constant_rate
 
     @property
     def error_feedback(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from edgenode.core.algorithm.algorithm_spec import (
     UNCOMPRESSED,
     AlgorithmSpec,
+    RateSchedule,
     RoundStep,
     gossip_rounds_needed,
 )
 from edgenode.core.algorithm.compression import Compressor, Layout, TopK, keep_all
 from edgenode.core.algorithm.rounding import as_int8
-from edgenode.core.algorithm.update_rules import default_averaging_rate
+from edgenode.core.algorithm.update_rules import SPARSE_PUSH, default_averaging_rate
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
 
@@ -50,6 +52,31 @@ def test_sparse_push_trains_in_every_round() -> None:
     algorithm_spec = AlgorithmSpec(COMPRESSED, 0.005, training_rounds=3)
     assert algorithm_spec.rounds == 3
     assert [algorithm_spec.step(t) for t in range(3)] == [RoundStep(True, COMPRESSED, 0.005)] * 3
+
+
+def rates(algorithm_spec: AlgorithmSpec) -> list[float]:
+    return [algorithm_spec.step(t).averaging_rate for t in range(algorithm_spec.rounds)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (RateSchedule(), [0.5, 0.5, 0.5, 0.5, 0.5]),
+        (RateSchedule(warmup=2), [0.25, 0.5, 0.5, 0.5, 0.5]),
+        (RateSchedule(decay=1.0), [0.5, 0.25, 0.5 / 3, 0.125, 0.1]),
+        (RateSchedule(warmup=2, decay=0.5), [0.25, 0.5, 0.5, 0.5 / math.sqrt(2), 0.5 / math.sqrt(3)]),
+    ],
+)
+def test_averaging_rate_follows_its_schedule(schedule: RateSchedule, expected: list[float]) -> None:
+    assert rates(AlgorithmSpec(COMPRESSED, 0.5, 5, rates=schedule)) == pytest.approx(expected)
+    longer = rates(AlgorithmSpec(COMPRESSED, 0.5, 9, rates=schedule))
+    assert longer[:5] == pytest.approx(expected)
+
+
+def test_rule_may_have_a_schedule_of_its_own() -> None:
+    rule = replace(SPARSE_PUSH, rate_at=lambda rate, t: rate / 2**t)
+    spec = AlgorithmSpec(COMPRESSED, 1.0, 3, 1, rule=rule, rates=RateSchedule(warmup=2))
+    assert rates(spec) == [0.5, 0.5, 0.25, 1.0]  # the last phase averages fully
 
 
 def test_scsp_drops_the_error_and_gossips_uncompressed() -> None:

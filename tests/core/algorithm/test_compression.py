@@ -39,6 +39,22 @@ def test_offsets_begin_each_tensor_and_end_the_last() -> None:
     assert Layout((3, 1, 4)).size == 8
 
 
+# --- selection at random
+
+
+def at_random(vector: np.ndarray, layout: Layout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    kept = np.sort(rng.choice(layout.size, 3, replace=False))
+    return np.diff(np.searchsorted(kept, layout.offsets)), kept
+
+
+def test_selector_that_draws_is_given_the_random_numbers_of_the_round() -> None:
+    compressor, vector = Compressor(at_random, Random(4), draws=True), np.ones(1000)
+    first, again, other = (compressed(compressor, vector, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.indices, again.indices)
+    assert np.array_equal(first.values.codes, again.values.codes)
+    assert not np.array_equal(first.indices, other.indices)
+
+
 # --- top-k
 
 
