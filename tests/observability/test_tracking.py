@@ -67,7 +67,7 @@ async def tracked(
     current = list(statuses)
     with structlog.testing.capture_logs() as logs:
         tracker_of_run = Tracking(
-            "wandb", config, Path(), lambda: current.pop(0) if len(current) > 1 else current[0], lambda: resumed
+            "wandb", config, Path.cwd(), lambda: current.pop(0) if len(current) > 1 else current[0], lambda: resumed
         )
         task = asyncio.create_task(tracker_of_run.run())
         await peer_ends.until(lambda: len(current) == 1 and (bool(logs) or not until_warned))
