@@ -47,6 +47,7 @@ class PushChannel:
         self._carries = carries
         self.answered_s = 0.0
         self._unanswered: dict[_Key, Message] = {}
+        self._pushed_by: dict[tuple[str, str, int], int] = {}  # (receiver, sender, round) -> the sender's process
         self._last_arrival_s: defaultdict[tuple[str, str], float] = defaultdict(float)  # of (sender, receiver)
 
     def push(self, name: str, to: str, message: Message) -> None:
@@ -56,13 +57,14 @@ class PushChannel:
         self._attempt(key, self._retry_s)
 
     def answer(self, name: str, to: str, event: Answered) -> None:
-        """A node answers a push."""
+        """A node answers a push. The answer returns on the push's own stream, so no later process gets it."""
         if self._carries(to, name):
-            self._send(name, to, self._take_answer, to, event)
+            number = self._pushed_by.get((name, to, event.ack.round))  # None: nobody has pushed
+            self._send(name, to, self._take_answer, to, number, event)
 
     def send_once(self, name: str, to: str, message: Message) -> None:
         """A node sends a push out of turn, and does not repeat it."""
-        self._send_push(name, to, message)
+        self._send_push(name, self._processes.last(name), to, message)
 
     def drop(self, name: str, receivers: set[str]) -> None:
         """A node stops pushing to some receivers."""
@@ -76,26 +78,32 @@ class PushChannel:
         """A node repeats all its pushes at once."""
         number = self._processes.number(name)
         for key in [k for k in self._unanswered if k[:2] == (name, number)]:
-            self._send_push(name, key[2], self._unanswered[key])
+            self._send_push(name, number, key[2], self._unanswered[key])
 
     def _attempt(self, key: _Key, wait_s: float) -> None:
-        name, _, to, _ = key
+        name, number, to, _ = key
         if key not in self._unanswered or self._ended(name):
             return
-        self._send_push(name, to, self._unanswered[key])
+        self._send_push(name, number, to, self._unanswered[key])
         longest_s = self._retry_s * 2**_MAX_DOUBLINGS
         self._processes.after(wait_s, name, self._attempt, key, min(2 * wait_s, longest_s))
 
-    def _take_answer(self, sender: str, event: Answered) -> None:
+    def _take_answer(self, sender: str, number: int | None, event: Answered) -> None:
+        if number not in (None, self._processes.last(sender)):
+            return
         key = sender, self._processes.last(sender), event.receiver, event.ack.round
         if key in self._unanswered and event.ack.verdict in (Verdict.OK, Verdict.SEEN):  # a refused push is repeated
             del self._unanswered[key]
             self.answered_s = self._queue.now
         self._answered(sender, event)
 
-    def _send_push(self, sender: str, to: str, message: Message) -> None:
+    def _send_push(self, sender: str, number: int, to: str, message: Message) -> None:
         if self._carries(sender, to):
-            self._send(sender, to, self._receive, to, message)
+            self._send(sender, to, self._arrive, number, to, message)
+
+    def _arrive(self, number: int, to: str, message: Message) -> None:
+        self._pushed_by[to, message.sender, message.round] = number
+        self._receive(to, message)
 
     def _send(self, sender: str, to: str, callback: Callback, *args: Any) -> None:
         for delay_s in self._network.copies(sender, to):

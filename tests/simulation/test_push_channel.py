@@ -39,7 +39,7 @@ class Pair:
             self.processes.start(name)
 
     def push(self) -> None:
-        self.pushes.push("a", "b", cast(Message, SimpleNamespace(round=3)))
+        self.pushes.push("a", "b", cast(Message, SimpleNamespace(round=3, sender="a")))
 
     def _receive(self, to: str, message: Message) -> None:
         self.arrived += 1
@@ -86,3 +86,15 @@ def test_repeat_sends_only_pushes_of_the_running_process() -> None:
     other.pushes.repeat("a")
     play(other.queue)
     assert other.arrived == 1
+
+
+def test_later_process_gets_no_answer_to_a_former_one() -> None:
+    pair = Pair(answers_from=1, latency_s=(0.1, 0.1))
+    pair.push()
+    pair.processes.end("a")
+    pair.processes.start("a")
+    pair.push()
+    pair.pushes.drop("a", {"b"})  # so that nothing is repeated: the first push is answered, and only that
+    play(pair.queue)
+    assert pair.arrived == 2
+    assert len(pair.answered) == 1
