@@ -176,6 +176,8 @@ class Disturbances:
         request = Resume(-2 - state.queue.serial())  # a request id that nothing else uses
         self._controller.request(request, "resume")
         over = (state.nodes or state.exited) and state.all_finished  # not while all are down
+        if state.run_spec.requirements.fixed:  # those that are down come back
+            over = state.finished.keys() >= state.learners.keys()
         if request.request_id not in self._controller.requests.replies and not over:
             state.queue.after(state.scenario.retry_s, self._resume)
 
