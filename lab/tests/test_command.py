@@ -61,8 +61,9 @@ def test_without_name_all_experiments_are_listed() -> None:
     assert all(name in listed for name in (*EXPERIMENTS, "fig3", "sizes"))
 
 
-def test_table_csv_figure_and_configs_are_written(tmp_path: Path) -> None:
-    result = run("tiny", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path))
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_table_csv_figure_and_configs_are_written(tmp_path: Path, jobs: str) -> None:
+    result = run("tiny", "--seeds", "2", "--jobs", jobs, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     written = {"tiny.md", "tiny.csv", "tiny.tex", "tiny.png", "tiny.pdf", "configs", "outcomes.jsonl"}
     assert {p.name for p in tmp_path.iterdir()} == written
