@@ -248,6 +248,8 @@ def _check_algorithm(algorithm: AlgorithmSection, source_of: Mapping[str, str]) 
         raise refuse("share", f"with {algorithm.compressor} it must be {least}")
     if algorithm.liars and definition.rule().fixed:
         raise refuse("liars", f"with {name} it must be 0: its state depends on every message of a neighbour as it was")
+    if algorithm.liars and len(definition.rule().sends) > 1:
+        raise refuse("liars", f"with {name} it must be 0: distances are judged of messages of one vector")
     if algorithm.liars and definition.gossips and algorithm.gossip_graph in _ONE_IN_NEIGHBOUR:
         others = '"auto", "plan", "exponential" or "complete"'
         why = "a node cannot judge the message of one in-neighbour"

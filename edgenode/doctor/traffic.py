@@ -69,8 +69,10 @@ def _payload_bytes_and_round_s(config: Config) -> tuple[int, float]:
     took_s = time.perf_counter() - began
     spec = factory.algorithm_spec(config)
     step, model = spec.step(1), Layout(tuple(count for _, count in trainer.layout))
-    layout = model.part(step.block, spec.blocks)
+    part, vectors = model.part(step.block, spec.blocks), len(spec.rule.sends)
+    layout = part.repeated(vectors)
     begin = 0 if step.block is None else int(block_bounds(model.size, spec.blocks)[step.block])
-    payload = step.compressor(vector[begin : begin + layout.size], layout, np.random.default_rng(0))
+    sent = np.tile(vector[begin : begin + part.size], vectors)
+    payload = step.compressor(sent, layout, np.random.default_rng(0))
     data = (step.compressor.format or codec).encode(payload, layout)
     return len(data), took_s / spec.exchange_rounds

@@ -280,7 +280,7 @@ class Replica:
     def count(self, mixed: Mixed) -> None:
         """Add a closed round to the counters."""
         parts = transfer(self.node.state.plan, mixed.round, self.name)
-        share = parts.count / parts.parts if parts else 1.0  # of a model, in one message
+        share = parts.count / parts.parts if parts else float(self.learner.vectors)  # models in one message
         self.stats.count(
             messages=mixed.messages,
             payload_bytes=mixed.payload_bytes,

@@ -61,7 +61,8 @@ def check_compressor(name: str, **keys: object) -> None:
 def check_algorithm(name: str, graph: str = "two-way", *, outer_steps: bool = False, **keys: object) -> None:
     """Check that nodes exchange mass without creating or losing any, and that a run can resume.
 
-    1. A round's mixing changes neither the sum of x nor that of u over all nodes.
+    1. A round's mixing changes neither the sum of x over all nodes, nor that of u, nor that of any other vector of the
+       messages.
     2. A run that repeats gives the same bits, also from a snapshot in its middle.
     3. Models that differ by one local step come closer when the nodes rest, with the default averaging rate. They begin
        at zero, where the error of compression is that of the step alone.
@@ -208,8 +209,8 @@ def _play(
 
 
 def _mass(learners: Iterable[VectorLearner]) -> NDArray[np.float64]:
-    """The sums of x and u over all nodes."""
-    masses = [np.concatenate([learner.state.x.astype(np.float64), learner.state.u]) for learner in learners]
+    """The sums of x, of the other vectors in messages, and of u over all nodes."""
+    masses = [np.concatenate([*learner.state.sent, learner.state.u], dtype=np.float64) for learner in learners]
     return np.sum(masses, axis=0)  # type: ignore[no-any-return]
 
 

@@ -14,9 +14,12 @@ from edgenode.config.sections import ALGORITHMS
 from edgenode.errors import ConfigError
 
 SOURCE = """
+from dataclasses import replace
 from edgenode.extensions import SPARSE_PUSH, AlgorithmDefinition
 PLAIN = AlgorithmDefinition(lambda: SPARSE_PUSH, "identity", "float32")
 NONE = 3
+RULE = replace(SPARSE_PUSH, keeps=("error", "tracker"), sends=("x", "tracker"))
+TRACKED = AlgorithmDefinition(lambda: RULE, "identity", "float32")
 """
 
 
@@ -63,3 +66,12 @@ def test_what_is_no_algorithm_is_refused(
     with pytest.raises(ConfigError) as refused:
         load(None, {"algorithm.name": name.format(module)}, {})
     assert expected.format(module) in str(refused.value)
+
+
+def test_distances_are_judged_of_messages_of_one_vector(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    load(None, {"algorithm.name": f"{module}:PLAIN", "algorithm.liars": 1}, {})
+    with pytest.raises(ConfigError, match="it must be 0: distances are judged of messages of one vector"):
+        load(None, {"algorithm.name": f"{module}:TRACKED", "algorithm.liars": 1}, {})

@@ -15,6 +15,7 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.test_simulate import models
 
 SIGNUM = Path(__file__).parents[2] / "examples" / "signum"
+TRACKING = Path(__file__).parents[2] / "examples" / "gradient_tracking"
 SHORT: dict[str, object] = {"run.rounds": 20, "topology.every": "5r"}
 
 # quasi-global momentum, and a hypercube
@@ -53,6 +54,20 @@ def test_algorithm_and_graph_of_a_package_train_as_simulated(
 ) -> None:
     install(tmp_path / "documented", monkeypatch, POINTS, DOCUMENTED, "documented")
     fleet.configure({**SHORT, "algorithm.name": "qgm", "topology.graphs": ["hypercube", "two-way"]})
+    for node in fleet.static(free_ports(4)):
+        node.exits(0)
+    fleet.command("simulate", "--config", "run.toml", "--out", "simulated")
+    assert models(fleet.folder / "simulated") == models(fleet.folder)
+
+
+@pytest.mark.slow
+def test_messages_of_two_vectors_train_as_simulated(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an unbalanced graph, with 8 bits and errors of both vectors"""
+    install_project(TRACKING, tmp_path / "tracking", monkeypatch)
+    tracked = {"algorithm.name": "momentum-tracking", "algorithm.values": "int8", "run.checkpoint_every": 5}
+    fleet.configure({**SHORT, "run.rounds": 12, "topology.graphs": ["chord"], **tracked})
     for node in fleet.static(free_ports(4)):
         node.exits(0)
     fleet.command("simulate", "--config", "run.toml", "--out", "simulated")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgenode.core.algorithm.compression import Compressor, Floats, as_float32, keep_all
-from edgenode.core.algorithm.sparse_push import State
+from edgenode.core.algorithm.sparse_push import State, error_of
 from edgenode.core.algorithm.update_rules import SPARSE_PUSH, UpdateRule
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError
@@ -102,6 +102,8 @@ class AlgorithmSpec:
         """
         lossless = not self.compressor.lossy or self.averaging_rate == 0
         keeps = [name for name in self.rule.keeps if not (name == "error" and lossless)]
+        if "error" in keeps:
+            keeps += [error_of(name) for name in self.rule.sends[1:]]
         state = State.initial(model, keeps, self.blocks)
         if self.rule.begin is not None:
             self.rule.begin(state)

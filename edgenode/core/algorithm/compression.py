@@ -6,7 +6,7 @@ random quantisation and their combinations are thus one class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Protocol
@@ -39,6 +39,10 @@ class Layout:
     def size(self) -> int:
         """d, the number of parameters."""
         return int(self.offsets[-1])
+
+    def repeated(self, vectors: int) -> Layout:
+        """The layout of a message of so many vectors, one after the other."""
+        return self if vectors == 1 else Layout(self.sizes * vectors)
 
     def part(self, block: int | None, blocks: int) -> Layout:
         """The layout of one block of the flat vector, with tensors divided at its bounds. None is the whole vector."""
@@ -120,7 +124,7 @@ class Values:
 
 @dataclass(frozen=True, eq=False)
 class Payload:
-    """C[v]: the kept entries of a vector.
+    """C[v]: the kept entries of a vector, or of several, one after the other.
 
     Attributes:
         counts: entries kept per tensor, [tensors].
@@ -145,6 +149,17 @@ class Payload:
             return
         for begin in range(0, len(numbers), CHUNK):  # no product of size d is built
             target[begin : begin + CHUNK] += factor * numbers[begin : begin + CHUNK]
+
+    def add_each(self, targets: Sequence[Floats], scale: float) -> None:
+        """``target += scale * C[v]`` for each of the vectors [d] that the message has, in their order."""
+        if len(targets) == 1:
+            self.add_to(targets[0], scale)
+            return
+        begin = 0
+        for number, (target, counts) in enumerate(zip(targets, np.split(self.counts, len(targets)), strict=True)):
+            kept = slice(begin, begin := begin + int(counts.sum()))
+            indices = None if self.indices is None else self.indices[kept] - number * len(target)
+            Payload(counts, indices, Values(self.numbers[kept])).add_to(target, scale)
 
     def dense(self, size: int) -> Floats:
         """C[v] as a vector [d], for tests and references."""

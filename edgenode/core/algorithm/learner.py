@@ -154,6 +154,7 @@ class VectorLearner:
         self, algorithm_spec: AlgorithmSpec, layout: Layout, state: State, seed: int, node: str, weight: float = 1.0
     ) -> None:
         self.algorithm_spec, self.layout, self.state = algorithm_spec, layout, state
+        state.sends = algorithm_spec.rule.sends
         self._entropy = (seed, int.from_bytes(sha256(node.encode()).digest()[:8]))
         self._sent = SentMessages(may_undo=not algorithm_spec.rule.fixed)
         self._unmixed: deque[int] = deque()  # the rounds between compress_update and mix_round
@@ -193,8 +194,13 @@ class VectorLearner:
     @property
     def max_bytes(self) -> int:
         """An upper bound of the size of any payload."""
-        own = self.algorithm_spec.compressor.format
-        return max(codec.max_bytes(self.layout), own.max_bytes(self.layout) if own else 0)
+        own, layout = self.algorithm_spec.compressor.format, self.layout.repeated(self.vectors)
+        return max(codec.max_bytes(layout), own.max_bytes(layout) if own else 0)
+
+    @property
+    def vectors(self) -> int:
+        """The number of vectors in a message of a round that mixes."""
+        return len(self.state.sends)
 
     def train_until(self, t: int) -> None:
         self.algorithm_spec = replace(self.algorithm_spec, training_rounds=t)
@@ -288,8 +294,8 @@ class VectorLearner:
         return (None, UNCOMPRESSED) if handoff else (step.block, step.compressor)
 
     def _part(self, block: int | None) -> tuple[State, Layout]:
-        """The block of the state and its layout, or all of both."""
-        return self.state.part(block), self.layout.part(block, len(self.state.u))
+        """The block of the state and the layout of its message, or all of both."""
+        return self.state.part(block), self.layout.part(block, len(self.state.u)).repeated(self.vectors)
 
     def give(self, self_weight: float) -> None:
         own = self._sent.unmixed(self._unmixed[-1])

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, sqrt
+from math import hypot, inf, isfinite, sqrt
 from statistics import median, median_low
 
 import numpy as np
@@ -107,15 +107,16 @@ class PoisonAlarm:
 
     @property
     def _size(self) -> float:
-        """The level of the whole model."""
-        return _level(self._learner.state.x, self._learner.state.u)
+        """The level of the whole model, and of what else a message has."""
+        state = self._learner.state
+        return hypot(*(_level(vector, state.u) for vector in state.sent))
 
     def _reference(self, levels: list[float]) -> float:
         """Return the reference for a level of this round: rules 2 and 4."""
         learner = self._learner
         sent = learner.own_push
         own, size = _level(sent.payload.numbers, sent.u), self._size
-        kept = len(sent.payload.numbers) / learner.layout.size
+        kept = len(sent.payload.numbers) / (learner.layout.size * learner.vectors)
         floor = size * (_FLOOR if sent.block is None else sqrt(kept))
         if len(learner.state.error) and self._age * kept < _WARM_UP:
             floor = size / sqrt(kept) if kept else inf

@@ -49,7 +49,8 @@ class State:
         error: delta, the compression error. Empty if the algorithm has none.
         u: the push-sum weights, one per block of x, 1 at the start.
         kept: the other vectors of the update rule, by name.
-        round: the number of the round that an update rule computes. The learner sets it, and it is not stored.
+        round: the number of the round that an update rule computes.
+        sends: the names of the vectors in a message. The learner sets both, and neither is stored.
     """
 
     x: Floats
@@ -57,6 +58,7 @@ class State:
     u: Weights = field(default_factory=_one)
     kept: dict[str, Floats] = field(default_factory=dict)
     round: int = 0
+    sends: tuple[str, ...] = ("x",)
 
     @classmethod
     def initial(cls, model: Floats, keeps: Sequence[str] = ("error",), blocks: int = 1) -> State:
@@ -82,6 +84,11 @@ class State:
         """All vectors of size d, by name."""
         return {"x": self.x, **({"error": self.error} if len(self.error) else {}), **self.kept}
 
+    @property
+    def sent(self) -> list[Floats]:
+        """The vectors in a message, in their order."""
+        return [self.x if name == "x" else self.kept[name] for name in self.sends]
+
     def copy(self) -> State:
         """A copy that shares nothing with this state."""
         return State.of({name: vector.copy() for name, vector in self.vectors.items()}, self.u.copy())
@@ -92,7 +99,7 @@ class State:
             return self
         where = slice(*block_bounds(len(self.x), len(self.u))[block : block + 2])
         part = State.of({name: vector[where] for name, vector in self.vectors.items()}, self.u[block : block + 1])
-        part.round = self.round
+        part.round, part.sends = self.round, self.sends
         return part
 
 
@@ -197,6 +204,8 @@ def compress_with_feedback(state: State, compressor: Compressor, layout: Layout,
     ``error`` is computed from the payload as receivers decode it, so that it absorbs the rounding of values too. With a
     lossless compressor the state has no error.
     """
+    if len(state.sends) > 1:
+        return _compress_several(state, compressor, layout, rng)
     if not len(state.error):
         return compressor(state.x, layout, rng)
     corrected = state.error
@@ -206,9 +215,30 @@ def compress_with_feedback(state: State, compressor: Compressor, layout: Layout,
     return payload
 
 
+def _compress_several(state: State, compressor: Compressor, layout: Layout, rng: np.random.Generator) -> Payload:
+    """The same for a message of several vectors, each of which has an error of its own."""
+    errors = [state.error, *(state.kept[error_of(name)] for name in state.sends[1:])] if len(state.error) else []
+    vectors = state.sent
+    if not errors:
+        return compressor(np.concatenate(vectors), layout, rng)
+    for error, vector in zip(errors, vectors, strict=True):
+        np.add(error, vector, out=error)
+    payload = compressor(np.concatenate(errors), layout, rng)
+    payload.add_each(errors, -1.0)
+    return payload
+
+
+def error_of(name: str) -> str:
+    """The name of the compression error of a vector other than x."""
+    return f"error.{name}"
+
+
 def drop_error(state: State) -> None:
     """Algorithm 2 gossips x itself and has no error. Mass is not lost, because all of it is in x."""
     state.error[:] = 0
+    for name in state.sends:
+        if error_of(name) in state.kept:
+            state.kept[error_of(name)][:] = 0
 
 
 def mix_contributions(state: State, own: Sent, self_weight: float, received: Iterable[Contribution]) -> None:
@@ -221,24 +251,24 @@ def mix_contributions(state: State, own: Sent, self_weight: float, received: Ite
     give_shares(state, own, self_weight)
     for contribution in received:
         scale = own.averaging_rate * contribution.weight
-        contribution.payload.add_to(state.x, scale)
+        contribution.payload.add_each(state.sent, scale)
         state.u += scale * contribution.u
 
 
 def give_shares(state: State, own: Sent, self_weight: float) -> None:
     """The self term of line 9: what the receivers get leaves x and u. Nothing does at a weight of 1."""
     given = own.averaging_rate * (1.0 - self_weight)
-    own.payload.add_to(state.x, -given)
+    own.payload.add_each(state.sent, -given)
     state.u -= given * own.u
 
 
 def absorb_handoff(state: State, contribution: Contribution) -> None:
     """Add a leaving node's last push: all of its x and u, not scaled by the averaging rate."""
-    contribution.payload.add_to(state.x, 1.0)
+    contribution.payload.add_each(state.sent, 1.0)
     state.u += contribution.u
 
 
 def return_share(state: State, own: Sent, weight: float) -> None:
     """Add back one receiver's share of a message. The receiver was evicted, and its mass does not count."""
-    own.payload.add_to(state.x, own.averaging_rate * weight)
+    own.payload.add_each(state.sent, own.averaging_rate * weight)
     state.u += own.averaging_rate * weight * own.u

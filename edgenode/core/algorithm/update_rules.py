@@ -56,6 +56,8 @@ class UpdateRule:
 
     Attributes:
         keeps: the vectors of ``State`` that it needs in addition to x. "error" is what compression has left out.
+        sends: the vectors of which a message has C, one after the other: x, and others from ``keeps``. ``compress`` is
+            given the layout of all of them. What mixing moves of each, an undone push and a hand-off move, too.
         apply_update: changes the state by the local update, the optimiser's step on z.
         compress: makes the round's payload.
         mix: ends the round, given the own message, the own weight and the contributions in sender order.
@@ -80,6 +82,12 @@ class UpdateRule:
     check_graph: Callable[[str, Digraph, float], None] | None = None
     begin: Callable[[State], None] | None = None
     rate_at: Callable[[float, int], float] = constant_rate
+    sends: tuple[str, ...] = ("x",)
+
+    def __post_init__(self) -> None:
+        if not self.sends or not {*self.sends} <= {"x", *self.keeps} - {"error"}:
+            known = ", ".join(("x", *(name for name in self.keeps if name != "error")))
+            raise ValueError(f"a rule sends {', '.join(self.sends) or 'nothing'}, but it has {known}")
 
     @property
     def error_feedback(self) -> bool:
