@@ -26,4 +26,9 @@ def test_unknown_precaution_raises() -> None:
 def test_mutant_that_does_not_run_raises() -> None:
     name = "what was pushed to an evicted node is taken back"
     with pytest.raises(ValueError, match="does not run"):
-        catch(Mutant(((name, lambda place: __import__("ast").parse("missing_name()").body[0]),), MUTANTS[0].play))
+        catch(
+            Mutant(
+                ((name, lambda place: __import__("ast").parse("missing_name()").body[0]),),
+                ("faults", "--seeds", "0..20"),
+            )
+        )

@@ -130,7 +130,7 @@ def _kill_then_cut_power(disk: SimulatedDisk, done: int, seeds: int) -> int:
     return tried
 
 
-@pytest.mark.parametrize("seeds", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_power_cut_at_any_operation_keeps_what_was_acknowledged(seeds: int) -> None:
     assert cut_power(SimulatedDisk(), seeds) > 100 * seeds
 
