@@ -278,7 +278,7 @@ def test_every_algorithm_resumes_to_the_bit(tmp_path: Path, of: str) -> None:
 
 
 def check_resume(tmp_path: Path, name: str, settings: dict[str, object]) -> None:
-    algorithm_spec = spec_of(name=name, **settings)
+    algorithm_spec = spec_of(name=name, **{"rounds": 24, **settings})
     graph, nodes = str(settings.get("graph", "two-way")), int(str(settings.get("nodes", NODES)))
     learners = learners_of(algorithm_spec, nodes=nodes)
     whole = list(play(learners, graph, range(algorithm_spec.rounds)))

@@ -51,7 +51,7 @@ SMALL: Mapping[str, object] = {
     "topology.graphs": ["a", "b", "c"],
 }
 
-# The images of the built-in task, in at most twenty rounds a second.
+# The images of the built-in task, in at most ten rounds a second.
 _PACED = """
 import time
 
@@ -60,7 +60,7 @@ from edgenode.tasks.image_task import ImageTask
 
 class Digits(ImageTask):
     def loss(self, model, batch):
-        time.sleep(0.05)
+        time.sleep(0.1)
         return super().loss(model, batch)
 """
 

@@ -61,6 +61,7 @@ _OF_A_MEMBER = [
 ]
 _ADVANCE = 10  # rounds that show that the run goes on
 _WARM = 25  # from then on, with a checkpoint written, a node takes no more memory
+_POLL_S = 0.2
 _MOST_GROWN_BYTES = 64 << 20
 
 
@@ -84,6 +85,7 @@ class Target:
             status = await read_status(self.address, self.operator)
             if status.plan and len(status.nodes) == 4 and all(view.status.round > _WARM for view in status.nodes):
                 return Cluster(self.config, self.address, status)
+            await asyncio.sleep(_POLL_S)
         raise AssertionError("the run does not begin")
 
     async def member(self) -> Attacker:
@@ -108,6 +110,7 @@ class Target:
                 assert after.plan.latest.names == tuple(_NAMES)
                 assert [p.name for p in self.processes if p.popen.poll() is not None] == []
                 return
+            await asyncio.sleep(_POLL_S)
         raise AssertionError(f"the run stands still\n{self.fleet.report()}")
 
     @property

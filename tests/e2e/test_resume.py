@@ -15,7 +15,7 @@ from tests.e2e.fleet import Fleet, Process
 RUN = {
     "run.cluster": f"e2e-resume-{os.getpid()}",
     "run.nodes": 3,
-    "run.rounds": 120,
+    "run.rounds": 80,
     "topology.graphs": ["a", "b"],
     "algorithm.gossip_graph": "complete",  # one round averages any number of nodes
 }
@@ -77,7 +77,7 @@ def test_run_resumes_bit_identical_after_a_power_cut(
         return [*fleet.nodes(3), fleet.controller()] if with_controller else fleet.static(ports)
 
     first = powered()
-    first[0].logs(r"epoch done .*epoch=5 ")
+    first[0].logs(r"epoch done .*epoch=4 ")
     for process in first:
         process.popen.kill()
     for process in first:
@@ -94,6 +94,6 @@ def test_run_resumes_bit_identical_after_a_power_cut(
     finished = powered()  # the run is complete, so they only report
     for process in finished:
         process.exits(0)
-    assert {node.logs(r"run begins .*round=(\d+)")[1] for node in finished[:3]} == {"121"}
+    assert {node.logs(r"run begins .*round=(\d+)")[1] for node in finished[:3]} == {"81"}
     assert models(fleet) == uninterrupted
     assert (fleet.state("node-0") / "result.json").exists()

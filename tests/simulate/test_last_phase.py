@@ -20,6 +20,7 @@ from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.model_file import MODEL_FILE
 from tests.phase_liar import LIES, Lie, lying
 
+pytestmark = pytest.mark.group("last phase")
 ROUNDS = 60
 LIAR = "node-1"
 NOISE = 0.02  # of the accuracy

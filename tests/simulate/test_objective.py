@@ -19,8 +19,8 @@ WEIGHTED = float(np.average(list(POSITIONS.values()), weights=list(SIZES.values(
 def optimum(out: Path, **settings: object) -> list[float]:
     """What each node of a simulation ends with."""
     keys = {
-        "run.rounds": 200, "run.threads": 1, "run.evaluate_every": 0, "run.checkpoint_every": 1000,
-        "task.entry": "tests.simulate.quadratic:Quadratic", "task.learning_rate": 0.05, "task.momentum": 0.0,
+        "run.rounds": 50, "run.threads": 1, "run.evaluate_every": 0, "run.checkpoint_every": 1000,
+        "task.entry": "tests.simulate.quadratic:Quadratic", "task.learning_rate": 0.2, "task.momentum": 0.0,
         "task.weight_decay": 0.0, "algorithm.name": "sgp", "topology.graphs": "complete",
     }  # fmt: skip
     Simulation(load(None, {**keys, **settings}, {}), out).run()
@@ -37,7 +37,13 @@ def test_nodes_reach_the_optimum_of_their_objective(objective: str, expected: fl
 @pytest.mark.parametrize("graph", ["a", "chord"])
 def test_weighted_optimum_is_reached_on_sparse_graphs(graph: str, tmp_path: Path) -> None:
     """Each node is pulled towards its own optimum by its last steps, so only the mean is that of the objective."""
-    settings = {"task.objective": "samples", "topology.graphs": graph, "task.schedule": "cosine", "run.rounds": 600}
+    settings = {
+        "task.objective": "samples",
+        "topology.graphs": graph,
+        "task.schedule": "cosine",
+        "run.rounds": 600,
+        "task.learning_rate": 0.05,
+    }
     assert np.mean(optimum(tmp_path, **settings)) == pytest.approx(WEIGHTED, abs=0.02)
 
 

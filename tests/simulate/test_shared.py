@@ -51,10 +51,10 @@ def test_last_phase_averages_the_shared_part_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_own_parts_resume_to_the_bit(tmp_path: Path, optimizer: str) -> None:
-    settings = {"task.optimizer": optimizer}
+    settings = {"task.optimizer": optimizer, "run.rounds": 20, "run.checkpoint_every": 8}
     straight = models(tmp_path / "straight", **settings)
     with pytest.raises(Interrupted):
-        models(tmp_path / "resumed", stop_at=25, **settings)
+        models(tmp_path / "resumed", stop_at=13, **settings)
     resumed = models(tmp_path / "resumed", **settings)
     for one, other in zip(straight, resumed, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)

@@ -24,6 +24,7 @@ from edgenode.tasks.datasets import Dataset
 from edgenode.tasks.flat_params import Vector
 from edgenode.tasks.trainer import LocalStep, TaskTrainer
 
+pytestmark = pytest.mark.group("simulation")
 # A short run in which the nodes differ: chord makes u unequal, and the last rounds gossip.
 SETTINGS = {
     "run.rounds": 14,
