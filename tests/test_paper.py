@@ -41,23 +41,26 @@ from tests.paper_reference import (
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(rotations(), COMPRESSORS, RATES, LAYOUTS, st.integers(0, 6), st.integers(0, 3))
-def test_nodes_equal_the_matrix_form_to_the_bit(
-    graphs: list[Digraph], compressor: Compressor, eta: float, layout: Layout, training: int, gossip: int
-) -> None:
-    algorithm_spec = AlgorithmSpec(compressor, eta, training, gossip)
-    models = model_of(len(graphs[0].nodes), layout)
-    arguments = (algorithm_spec, layout, models)
-    ours = run_learners(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
-    reference = run_reference(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
-    rounds = 0
-    for states, (x, delta, u) in zip(ours, reference, strict=True):
-        assert np.array_equal([s.x for s in states], x)
-        assert np.array_equal([s.error for s in states], delta)
-        assert [float(s.u[0]) for s in states] == u.tolist()
-        rounds += 1
-    assert rounds == training + gossip
+@pytest.mark.parametrize("examples", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_nodes_equal_the_matrix_form_to_the_bit(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(rotations(), COMPRESSORS, RATES, LAYOUTS, st.integers(0, 6), st.integers(0, 3))
+    def check(
+        graphs: list[Digraph], compressor: Compressor, eta: float, layout: Layout, training: int, gossip: int
+    ) -> None:
+        algorithm_spec = AlgorithmSpec(compressor, eta, training, gossip)
+        arguments = (algorithm_spec, layout, model_of(len(graphs[0].nodes), layout))
+        ours = run_learners(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
+        reference = run_reference(*arguments, itertools.cycle(graphs), towards_own_optimum(layout))
+        rounds = 0
+        for states, (x, delta, u) in zip(ours, reference, strict=True):
+            assert np.array_equal([s.x for s in states], x)
+            assert np.array_equal([s.error for s in states], delta)
+            assert [float(s.u[0]) for s in states] == u.tolist()
+            rounds += 1
+        assert rounds == training + gossip
+
+    check()
 
 
 # --- Algorithm 1, line by line

@@ -65,16 +65,20 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(deadline=None)
-@given(st.fixed_dictionaries({}, optional=STRATEGIES))
-def test_written_config_loads_back_equal(values: dict[str, Any]) -> None:
-    before = load(None, values, {})
-    assert {key: value_of(before, key) for key in values} == values
-    with tempfile.TemporaryDirectory() as folder:
-        path = written(Path(folder), before.to_toml())
-        after = load(path, {}, {})
-    assert after == before
-    assert after.digest() == before.digest()
+@pytest.mark.parametrize("examples", [30, pytest.param(100, marks=pytest.mark.slow)])
+def test_written_config_loads_back_equal(examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(st.fixed_dictionaries({}, optional=STRATEGIES))
+    def check(values: dict[str, Any]) -> None:
+        before = load(None, values, {})
+        assert {key: value_of(before, key) for key in values} == values
+        with tempfile.TemporaryDirectory() as folder:
+            path = written(Path(folder), before.to_toml())
+            after = load(path, {}, {})
+        assert after == before
+        assert after.digest() == before.digest()
+
+    check()
 
 
 @pytest.mark.parametrize("private", [False, True])
