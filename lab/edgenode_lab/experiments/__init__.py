@@ -4,3 +4,7 @@
 sets their scale. `runner` and `parallel` run the trials and keep their outcomes. `labels` names what runs, and `report`
 writes the tables and figures. `static_tables` holds the tables that need no training.
 """
+
+from edgenode_lab.experiments.definitions import Metric, Outcome
+
+__all__ = ["Metric", "Outcome"]

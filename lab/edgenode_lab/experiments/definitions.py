@@ -6,13 +6,15 @@ Values only: nothing here trains, reads or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from edgenode.entry_points import Group, is_in_module
+from edgenode.errors import ConfigError, one_of
 from edgenode_lab.algorithms.attacked import liars_of
 from edgenode_lab.experiments.scales import Scale, Settings
 
@@ -23,7 +25,13 @@ has ``error`` and ``config`` only."""
 
 @dataclass(frozen=True)
 class Metric:
-    """A number computed from an outcome. ``of`` returns None where the outcome does not have it."""
+    """A number computed from an outcome. ``of`` returns None where the outcome does not have it.
+
+    Attributes:
+        heading: that of its column.
+        of: returns the number, given what is in the run's result.json.
+        form: how a table prints it, as in ``format(number, ".2f")``.
+    """
 
     heading: str
     of: Callable[[Outcome], float | None]
@@ -179,7 +187,31 @@ def _alarms(outcome: Outcome, false: bool) -> float | None:
     return len({node for node, member in raised if (member in liars or (not member and bool(liars))) is not false})
 
 
-METRICS: dict[str, Metric] = {
+class _Metrics(Group[Metric]):
+    """Metrics by name, those of modules too. test/NAME is the mean over the nodes of a metric that their test names."""
+
+    def _load(self, name: str) -> Metric:
+        if named := name.removeprefix(_TEST) if name.startswith(_TEST) else "":
+            return Metric(named, lambda outcome: outcome.get("mean_metrics", {}).get(named), ".4g")
+        if not is_in_module(name):
+            raise ConfigError(
+                f"it must be {one_of(self.own)}, test/NAME of a task's test, or module:OBJECT of your own"
+            )
+        metric = super()._load(name)
+        return replace(metric, of=lambda outcome: _number(name, metric, outcome))
+
+
+def _number(name: str, metric: Metric, outcome: Outcome) -> float | None:
+    """The number of a metric of the user's own, whose function may return or raise anything."""
+    try:
+        number = metric.of(outcome)
+        return None if number is None else float(number)
+    except Exception as exc:
+        raise ConfigError(f"metric {name}: {type(exc).__name__}: {exc}; the finished runs are saved") from exc
+
+
+_TEST = "test/"
+METRICS = _Metrics("edgenode.metrics", Metric, {
     "accuracy": Metric("test accuracy, %", _training(_percent)),
     "sp": Metric("SP accuracy, %", _training(_percent)),
     "scsp": Metric("SCSP accuracy, %", _scsp),
@@ -193,4 +225,5 @@ METRICS: dict[str, Metric] = {
     "honest": Metric("accuracy of honest nodes, %", _honest),
     "alarms": Metric("nodes with an alarm", lambda outcome: _alarms(outcome, False), ".3g"),
     "false_alarms": Metric("with a false one", lambda outcome: _alarms(outcome, True), ".3g"),
-}
+})  # fmt: skip
+"""What a table can show. module:OBJECT names one of a module beside the experiment's file."""

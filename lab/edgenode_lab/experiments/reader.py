@@ -131,12 +131,15 @@ def parse(path: Path) -> Experiment:
 def _check(path: Path, table: _Table) -> None:
     """Refuse columns, metrics and a title that the table cannot have."""
     figure = table.figure or Figure("", ())
-    known = {"columns": (_LABEL, *labels.COLUMNS), "metrics": tuple(METRICS)}
-    given = [("columns", column) for column in table.columns] + [("metrics", metric) for metric in table.metrics]
-    given += [("metrics", metric) for metric in (*figure.y, *figure.x_metrics)]
-    for key, value in given:
-        if value not in known[key]:
-            raise ConfigError(f"{path}: {value!r} is in {key}, but must be {one_of(known[key])}")
+    known = (_LABEL, *labels.COLUMNS)
+    for column in table.columns:
+        if column not in known:
+            raise ConfigError(f"{path}: {column!r} is in columns, but must be {one_of(known)}")
+    for metric in (*table.metrics, *figure.y, *figure.x_metrics):
+        try:
+            METRICS[metric]
+        except ConfigError as exc:
+            raise ConfigError(f"{path}: {metric!r} is in metrics, but {exc}") from exc
     lines = {*figure.series, *([figure.kinds] if figure.kinds else []), *([] if figure.x_metrics else [figure.x])}
     if table.figure and (absent := lines - {*table.columns}):
         raise ConfigError(f"{path}: [figure] has {min(absent)!r}, which is not in columns")

@@ -59,7 +59,7 @@ def test_heading_names_the_file_and_not_the_paper(file: Path) -> None:
         ("title = 3\n[rows]\na = {}", "Expected `str`, got `int` - at `$.title`"),
         ("title = '{rows}'\n[rows]\na = {}", "title = '{rows}', but its fields are network, graph and data"),
         ("columns = ['skews']\n[rows]\na = {}", "'skews' is in columns, but must be \"row\", "),
-        ("metrics = ['bytes']\n[rows]\na = {}", "'bytes' is in metrics, but must be "),
+        ("metrics = ['bytes']\n[rows]\na = {}", "'bytes' is in metrics, but it must be "),
         ("[figure]\nx = 'skew'\ny = ['sp']\n[rows]\na = {}", "[figure] has 'skew', which is not in columns"),
         ("[figure]\nx = 'row'\ny = ['sp']\nz = 1\n[rows]\na = {}", "unknown field `z`"),
         ("[each]\ntask.skew = 0.8\n[rows]\na = {}", "[each]: task.skew needs a list of values"),

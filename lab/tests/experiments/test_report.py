@@ -63,7 +63,7 @@ def test_phase_that_was_not_measured_is_empty(tiny: Experiment) -> None:
     dense, *_ = tiny.rows(choose_scale("smoke"))
     whole = outcome(0.85, 0.87)
     after = {key: value for key, value in whole.items() if key != "before_gossip"}
-    assert {name: METRICS[name].of(after) for name in METRICS if METRICS[name].of(after) is not None} == {
+    assert {name: METRICS[name].of(after) for name in METRICS.own if METRICS[name].of(after) is not None} == {
         name: METRICS[name].of(whole) for name in ("scsp", "run_factor", "sent")
     }
     text = report.markdown(tiny, HEADING, [RowOutcomes(dense, {0: after})])
