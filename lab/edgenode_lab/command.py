@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import structs
 
-from edgenode.cli.shared_options import overrides, set_option, take_sigterm_as_ctrl_c
+from edgenode.cli.shared_options import node_option, overrides, set_option, take_sigterm_as_ctrl_c
 from edgenode.errors import ConfigError
 from edgenode.storage.filesystem import write_atomically
 
@@ -60,6 +60,8 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
                    "same as --set task.validation=0.2.")  # fmt: skip
 @click.option("--curves", type=click.IntRange(min=1), metavar="N",
               help="Measure every node each N rounds, and draw learning curves.")  # fmt: skip
+@node_option("track", help="Log what --curves measures to tensorboard:DIR, mlflow:URI, wandb or wandb:PROJECT, when a "
+                           "run ends.")  # fmt: skip
 @click.option("--only", multiple=True, metavar="TEXT",
               help="Measure only runs with TEXT in a label, network or name, and leave the other rows as they are. If "
                    "repeated, all TEXTs must occur.")  # fmt: skip
@@ -78,7 +80,7 @@ def _checked_place(_ctx: click.Context, _param: click.Parameter, place: str) -> 
 def experiment(
     name: str | None, scale_name: Any, seeds: range, epochs: int | None,
     settings: tuple[str, ...], validate: bool, curves: int | None, only: tuple[str, ...], out: Path,
-    data_dir: Path | None, device: str, jobs: int | None, place: str,
+    data_dir: Path | None, device: str, jobs: int | None, place: str, track: str,
 ) -> None:  # fmt: skip
     """Reproduce a table or a figure of the paper, with the paper's numbers next to ours.
 
@@ -109,7 +111,8 @@ def experiment(
         click.echo("\n".join(f"{known:8}  {title}" for known, title in titles.items()))
         return
     if name == privacy.NAME:
-        _measure_leaks(settings, only, out, scale_name, epochs, validate, curves, data_dir, device, jobs, place, seeds)
+        others = (scale_name, epochs, validate, curves, track, data_dir, device, jobs, place, seeds)
+        _measure_leaks(settings, only, out, *others)
         return
     if name.endswith(".toml"):
         chosen, command = reader.read(Path(name)), shlex.quote(name)
@@ -133,8 +136,7 @@ def experiment(
     scale = choose_scale(scale_name or "smoke", data_dir, epochs)
     if curves:
         chosen = replace(chosen, curves=structs.replace(chosen.curves, every=curves))
-    _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place)
-    _show(chosen.name, out)
+    _play(chosen, scale, f"edgenode experiment {command}", seeds, settings, only, out, device, jobs, place, track)
 
 
 def _titles() -> dict[str, str]:
@@ -163,13 +165,15 @@ def _measure_leaks(settings: tuple[str, ...], only: tuple[str, ...], out: Path, 
 
 def _play(
     chosen: Experiment, scale: Scale, command: str, seeds: range, settings: tuple[str, ...], only: tuple[str, ...],
-    out: Path, device: str, jobs: int | None, place: str,
+    out: Path, device: str, jobs: int | None, place: str, track: str,
 ) -> None:  # fmt: skip
-    """Run what has no outcome yet of an experiment, and write its files."""
+    """Run what has no outcome yet of an experiment, write its files, and show the table."""
     from edgenode.factory import cores
-    from edgenode_lab.experiments import curves, feasible, latex, parallel, ray_tasks, report, runner
+    from edgenode_lab.experiments import curves, feasible, latex, parallel, ray_tasks, report, runner, tracked
 
     name = chosen.name
+    if track and not chosen.curves.every:
+        raise ConfigError("--track needs --curves N, the rounds between two measurements")
     if settings:
         chosen = replace(chosen, expected="")  # of other runs
     _warn_if_not_drawn(name, True)
@@ -180,6 +184,7 @@ def _play(
         raise ConfigError(f"no run of {name} matches {' and '.join(only)}; an example is {runs[0].name}")
     feasible.check_rows(wanted)
     outcomes = runner.OutcomeStore(out, chosen.curves.every)
+    tracking = tracked.CurveTracking(track, outcomes, out, _warn) if track else None
     runner.write_configs(runs, out / "configs" / name)
     command += "".join(f" --set {setting}" for setting in settings)
     heading = report.Heading.of(chosen, runs, command, settings)
@@ -196,6 +201,8 @@ def _play(
         write_atomically(out / f"{name}.tex", text)
         if chosen.curves.every:
             curves.write(chosen, curves.collect(rows, runs, outcomes), out)
+        if tracking:
+            tracking.add(wanted)
 
     if other := report.other_command(chosen, heading, out):
         click.echo(f"edgenode: warning: the first finished run replaces {out / name}.md, .csv and .png, which "
@@ -206,6 +213,11 @@ def _play(
     except KeyboardInterrupt:
         click.echo(f"edgenode: finished runs are saved; the same command resumes from {out}", err=True)
         raise
+    _show(name, out)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"edgenode: warning: {text}", err=True)
 
 
 def _show(name: str, out: Path) -> None:
