@@ -91,7 +91,8 @@ class PrivateSteps:
         self.budget = Budget(privacy.ledger or MemoryLedger(), privacy.epsilon, privacy.delta, kind)
         self._random = OsRandom()
         self._checked = self._ended = False
-        self._describe(planned)
+        if privacy.ledger is not None:  # a node trains, and not one of the many of a simulation
+            self._describe(planned)
 
     def _describe(self, planned: int) -> None:
         privacy, spent = self._privacy, self.budget.epsilon

@@ -4,27 +4,52 @@ from __future__ import annotations
 
 from edgenode_lab.privacy.shadows import NODES, Cell
 
-DRAWS = 16
+DRAWS = 32
 """The shadow runs of each cell. Every digit is in the training data of half of them."""
 
 LEARNING_RATE = 0.1
 """Of the step that the first round's push tells."""
 
 _COMPLETE = {"topology.graphs": ["complete"]}
-_D_PSGD = {"algorithm.name": "d-psgd", **_COMPLETE}
+_ROTATING = {"topology.graphs": ["a", "b", "c"], "topology.every": "1r"}
+_D_PSGD = {"algorithm.name": "d-psgd"}
+_SGP = {"algorithm.name": "sgp"}
 _TOP_1 = {"algorithm.name": "scsp", "algorithm.share": 0.01}
 _ROLLING = {**_TOP_1, "algorithm.compressor": "rolling"}
 _DILOCO = {"algorithm.name": "diloco", "run.rounds": 10, "task.local_steps": 10, **_COMPLETE}
+_DILOCO_1 = {**_DILOCO, "algorithm.values": "fitted1"}
+_4_STEPS = {"run.rounds": 25, "task.local_steps": 4}
+_100_STEPS = {"run.rounds": 1, "task.local_steps": 100}
+_WHOLE_BATCH = {"task.batch_size": 60}  # all digits of a node, which is best for accuracy under DP-SGD
 
 CELLS = (
-    Cell(("D-PSGD, few samples", "complete", "0"), _D_PSGD, samples=160),
+    Cell(("D-PSGD, few samples", "complete", "0"), {**_D_PSGD, **_COMPLETE}, samples=160),
     Cell(("SCSP, top 1 %", "ring", "0"), _TOP_1),
-    Cell(("D-PSGD", "complete", "0"), _D_PSGD),
+    Cell(("D-PSGD", "complete", "0"), {**_D_PSGD, **_COMPLETE}),
     Cell(("DiLoCo, 2 bits", "complete", "0"), _DILOCO),
     Cell(("SCSP, rolling 1 %", "ring", "0"), _ROLLING),
+    Cell(("SGP", "ring", "0"), _SGP),
+    Cell(("DiLoCo, 1 bit", "complete", "0"), _DILOCO_1),
+    *(
+        Cell(
+            (f"{name}, epsilon {epsilon}", "complete", "0"),
+            {**settings, **_COMPLETE, **_WHOLE_BATCH},
+            epsilon=float(epsilon),
+        )
+        for epsilon in (1, 3, 8)
+        for name, settings in (("D-PSGD", _D_PSGD), ("DiLoCo, 2 bits", {**_DILOCO, "privacy.clip_norm": 0.3}))
+    ),
     Cell(("SCSP, top 1 %", "ring", "0.8"), _TOP_1, skew=0.8),
-    Cell(("SGP", "ring", "0"), {"algorithm.name": "sgp"}),
     Cell(("DiLoCo, 2 bits", "complete", "0.8"), _DILOCO, skew=0.8),
+    Cell(("SCSP, top 1 %", "complete", "0"), {**_TOP_1, **_COMPLETE}),
+    Cell(("SCSP, top 1 %", "rotating", "0"), {**_TOP_1, **_ROTATING}),
+    Cell(("SCSP, rolling 1 %", "complete", "0"), {**_ROLLING, **_COMPLETE}),
+    Cell(("SCSP, rolling 1 %", "rotating", "0"), {**_ROLLING, **_ROTATING}),
+    Cell(("SGP", "complete", "0"), {**_SGP, **_COMPLETE}),
+    Cell(("SGP", "rotating", "0"), {**_SGP, **_ROTATING}),
+    Cell(("D-PSGD", "ring", "0"), _D_PSGD),
+    Cell(("D-PSGD, 4 local steps", "complete", "0"), {**_D_PSGD, **_COMPLETE, **_4_STEPS}),
+    Cell(("D-PSGD, 100 local steps", "complete", "0"), {**_D_PSGD, **_COMPLETE, **_100_STEPS}),
 )
 
 _FIRST_ROUND = (

@@ -39,12 +39,22 @@ def measure(
         say(f"{cell.name}: done")
 
     for cell in chosen:
-        runs = [shadows.play(cell, draw, overrides, out / NAME) for draw in range(cells.DRAWS)]
+        runs = _runs(cell, cells.DRAWS, overrides, out)
         membership_rows += report.membership_rows(cell, runs)
         write(cell)
     for cell in first:
-        runs = [shadows.play(cell, draw, {}, out / NAME) for draw in range(cells.FIRST_ROUND_DRAWS)]
+        runs = _runs(cell, cells.FIRST_ROUND_DRAWS, {}, out)
         pool = victims.Pool(cell.samples, shadows.NODES, cell.skew)
         result = attack(runs, pool, victims.all_images(), cells.LEARNING_RATE)
         first_rows.append(report.first_round_row(cell, result))
         write(cell)
+
+
+def _runs(cell: shadows.Cell, draws: int, overrides: Mapping[str, object], out: Path) -> list[shadows.Seen]:
+    """All runs of a cell, with a bar if a person waits for them."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    steps = track(range(draws), cell.name, console=console, disable=not console.is_terminal, transient=True)
+    return [shadows.play(cell, draw, overrides, out / NAME) for draw in steps]

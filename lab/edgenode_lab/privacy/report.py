@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from edgenode.config.sections import PrivacySection
 from edgenode_lab.privacy.first_round import FirstRound
+from edgenode_lab.privacy.gradient_inversion import STARTS
 from edgenode_lab.privacy.membership import Rate, likelihood_ratios, loss_scores, true_positives
 from edgenode_lab.privacy.shadows import MOMENTS, Cell, Seen
 
 _FALSE_POSITIVES = (0.01, 0.001)
+_DELTA = PrivacySection().delta
 _HEAD = ("Algorithm", "Graph", "Skew", "Test accuracy", "Who sees it", "Attack", "1 % false", "0.1 % false")
-_FIRST_HEAD = ("Algorithm", "Batch", "Digits identified", "Best correlation", "Classes right", "Without message")
+_FIRST_HEAD = (
+    "Algorithm", "Batch", "Digits", "Identified from the first layer", "Identified by optimisation", "Best correlation",
+    "Classes right", "Without message",
+)  # fmt: skip
 
 
 def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
@@ -32,14 +39,14 @@ def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...
         ("controller, sketch", "LiRA"): likelihood_ratios(reports[:, :, moments:], members),
     }
     for (holder, attack), scores in seen_by.items():
-        found = [_shown(true_positives(scores, members, share)) for share in _FALSE_POSITIVES]
+        found = [_shown(true_positives(scores, members, share)) + _at_most(cell, share) for share in _FALSE_POSITIVES]
         yield (*cell.labels, accuracy, holder, attack, *found)
 
 
 def first_round_row(cell: Cell, result: FirstRound) -> tuple[str, ...]:
     """Return the row of a first round."""
     shares = f"{result.correlation:.2f}", f"{result.classes:.0%}", f"{result.without:.0%}"
-    return (*cell.labels[:2], f"{result.identified} of {result.digits}", *shares)
+    return (*cell.labels[:2], str(result.digits), str(result.analytic), str(result.optimised), *shares)
 
 
 def text(command: str, draws: int, membership: Sequence[Sequence[str]], first: Sequence[Sequence[str]]) -> str:
@@ -53,19 +60,28 @@ def text(command: str, draws: int, membership: Sequence[Sequence[str]], first: S
 The share of training samples that are found when 1 % and 0.1 % of the others are taken for one, in percent, with the
 95 % interval (Clopper-Pearson, as if all samples and runs were independent). An attack at chance finds 1.0 and 0.1. The
 final model is that of the node that has the sample. The neighbour keeps a copy of that node's model, and looks at it
-{MOMENTS} times.
+{MOMENTS} times. "At most" is what epsilon permits any attack on the node that has the sample. A private node reports no
+loss.
 
 {_table(_HEAD, membership)}
 ## First push
 
-One step of plain SGD on all that a node has. The neighbour guesses as many digits as there are, from the change of the
-first layer, and the classes from the last.
+One step of plain SGD on all that a node has. The neighbour guesses the classes, from the change of the last layer, and
+as many digits as there are: from the change of the first layer, and as the batch whose gradient is most like the
+message (the best of {STARTS} starts).
 
 {_table(_FIRST_HEAD, first)}"""
 
 
 def _shown(rate: Rate) -> str:
     return f"{100 * rate.share:.1f} ({100 * rate.low:.1f}-{100 * rate.high:.1f})"
+
+
+def _at_most(cell: Cell, false_positives: float) -> str:
+    """What differential privacy permits: e^epsilon times the false positives, and delta (Kairouz et al. 2015)."""
+    if cell.epsilon is None:
+        return ""
+    return f", at most {100 * min(1.0, math.exp(cell.epsilon) * false_positives + _DELTA):.1f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -47,12 +47,14 @@ class Cell:
         settings: the keys of run.toml that differ from those of all cells.
         samples: the number of digits of which every run trains on half.
         skew: the skew of the nodes' parts.
+        epsilon: the budget of each node. None trains without differential privacy.
     """
 
     labels: tuple[str, str, str]
     settings: Mapping[str, object]
     samples: int = 480
     skew: float = 0.0
+    epsilon: float | None = None
 
     @property
     def name(self) -> str:
@@ -64,8 +66,9 @@ class Cell:
         Raises:
             ConfigError: it is not valid.
         """
+        privacy = {} if self.epsilon is None else {"privacy.epsilon": self.epsilon}
         options = {"draw": draw, "samples": self.samples, "nodes": NODES, "skew": self.skew}
-        return load(None, {**_BASE, **self.settings, "task.options": options, **overrides}, environ={})
+        return load(None, {**_BASE, **self.settings, **privacy, "task.options": options, **overrides}, environ={})
 
 
 @dataclass(frozen=True)
