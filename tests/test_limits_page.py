@@ -25,6 +25,7 @@ NOT_LIMITS = {
     "net.report_size._LONGEST_VARINT",  # of protobuf
     "observability.status_view._MOST_LINKS",  # that are shown
     "observability.status_view._MOST_PEERS",  # with a line each on a terminal
+    "net.text_wire._LONGEST_ADDRESS",  # a longer text is no address
     "security.invite._MAX_CHARS",  # a longer line is no invite
     "security.public_address.LONGEST_HOST",  # a longer one makes no short invite
     "security.signing.MAX_SIGNATURE_CHARS",  # a longer text is no signature

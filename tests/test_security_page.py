@@ -11,7 +11,7 @@ from edgenode.security.access import ACCESS
 from edgenode.security.subject import Role
 
 _NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", Path("SECURITY.md").read_text())))
-_COLUMNS: tuple[Role, ...] = ("node", "controller", "operator", "viewer")
+_COLUMNS: tuple[Role, ...] = ("node", "relay", "controller", "operator", "viewer")
 
 
 @pytest.mark.parametrize(("file", "name"), _NAMED)

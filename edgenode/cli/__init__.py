@@ -22,6 +22,7 @@ _GROUPS = {
         "demo": ("edgenode.cli.demo", "Train on this machine, with a controller and four nodes as real processes."),
         "run": ("edgenode.cli.run", "Run one node."),
         "controller": ("edgenode.cli.run", "Run the controller of a cluster."),
+        "relay": ("edgenode.cli.relay", "Relay between nodes that cannot dial each other."),
         "launch": ("edgenode.cli.launch", "Run a training script with edgenode.Mesh as several nodes on this machine."),
         "new": ("edgenode.cli.new", "Create a project with a task of your own."),
         "simulate": ("edgenode.cli.simulate", "Run all nodes here without a network, with bit-identical results."),

@@ -40,9 +40,9 @@ class Duration(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2]]
 
 
-role_option = click.option("--role", type=click.Choice(["node", "operator", "viewer"]), default="node",
-                           show_default=True, help="node: a device. operator: a person who steers runs. viewer: a "
-                           "person who only watches.")  # fmt: skip
+role_option = click.option("--role", type=click.Choice(["node", "relay", "operator", "viewer"]), default="node",
+                           show_default=True, help="node: a device. relay: a process that only relays. operator: a "
+                           "person who steers runs. viewer: a person who only watches.")  # fmt: skip
 ttl_option = click.option("--ttl", "ttl_s", type=Duration(), default=f"{OPEN_S // 60}m", show_default=True,
                           metavar="TIME", help="How long the invite is open.")  # fmt: skip
 
@@ -58,20 +58,22 @@ def invite(name: str | None, role: str, ttl_s: int, where: Where) -> None:
     Its last word is the invite. It can be used once. It contains a secret and the fingerprint of the cluster's
     authority, so the device does not send the secret to anyone else. A device needs its run.toml, and can have any
     free name. With NAME, the invite is for a node of this name, and replaces the key of a device that was reinstalled.
-    A person is an operator or a viewer, and needs a NAME.
+    A person is an operator or a viewer. A person and a relay need a NAME.
 
     \b
     Examples:
       edgenode invite                             for a device with any free name
       edgenode invite pi-3                        for pi-3, also after its card was replaced
       edgenode invite anna --role operator        for Anna, who steers runs
+      edgenode invite fra --role relay            for edgenode relay, on a server
       edgenode invite --ttl 1d
       edgenode invite | ssh pi-3 edgenode run --config run.toml --join -
     """
     if role != "node" and name is None:
         raise click.UsageError(f"give the NAME of the {role}, as in edgenode invite anna --role {role}")
     line = with_credentials(where, lambda client: client.invite(cast(Role, role), name or "", ttl_s))
-    click.echo(run_command(line, name) if role == "node" else f"edgenode join {line}")
+    command = "relay --join" if role == "relay" else "join"
+    click.echo(run_command(line, name) if role == "node" else f"edgenode {command} {line}")
 
 
 @click.command()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from edgenode.addresses import join_address, split_address
 from edgenode.config.schema import Config
 from edgenode.errors import ConfigError
-from edgenode.security.public_address import PublicAddress, checked_host
+from edgenode.security.public_address import PublicAddress, checked_host, split_public
 
 
 @dataclass(frozen=True)
@@ -73,24 +72,15 @@ def public_address(public: str, listen: str, enrol: str) -> PublicAddress | None
     """
     if not public:
         return None
-    text = public[1:-1] if public.startswith("[") and public.endswith("]") else public
-    if ":" in text and not _is_ip(text):
-        host, port = split_address(text)
-        enrol_port = port + 1
+    host, forwarded = split_public(public)
+    if forwarded is not None:
+        port, enrol_port = forwarded, forwarded + 1
     else:
-        host, port = text, split_address(listen)[1]
+        port = split_address(listen)[1]
         enrol_port = split_address(enrol)[1] if enrol else port + bool(port)
     if not (0 < port <= 65_535 and 0 < enrol_port <= 65_535):
         raise ConfigError(f"--public {public}: name the port at which other networks reach this controller, HOST:PORT")
     return PublicAddress(checked_host(host), port, enrol_port)
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def checked_url(url: str) -> str:

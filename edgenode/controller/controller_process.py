@@ -61,7 +61,7 @@ from edgenode.core.protocol.orders import Join, Leadership, Order
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Signer
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtocolError, first_cause
-from edgenode.net import control_server, credential_server, operator_server, relay_server
+from edgenode.net import control_server, credential_server, operator_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import interfaces_for
@@ -111,19 +111,20 @@ class Controller:
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
         identity = self._identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
-        self._relay = ControllerRelay(options, identity, self.cluster)
+        self._relay = ControllerRelay(options, identity, self.cluster, self._name_relays)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post, self._relay.probe)
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
         self._audit = Audit(options.state_dir)
         self.operator_service = OperatorService(
-            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit, self._relay.server
+            self.cluster, self.nodes, self._failure_detector, post, self._page, self._audit, self._relay
         )
         restarted = recover or saved is not None
         self._recorder = RunRecorder(config, options.state_dir, restarted, self.operator_service)
         status, began_earlier = self.operator_service.status, self._recorder.resumed
         self._tracking = Tracking(options.track, config, options.state_dir, status, began_earlier)
+        relay, faults = self._relay, self.nodes.faults
         self._control = ControlServer(
-            identity, self._post_from_link, self._show, self._relay.address_of, self.nodes.faults, self._relay.probe
+            identity, self._post_from_link, self._show, relay.address_of, faults, relay.probe, relay.registry.address_of
         )
 
     def _load_state(self, recover: bool) -> Persist | None:
@@ -160,9 +161,8 @@ class Controller:
                     helper.cancel()
                 await self._end(owner)
                 await self._perform_all(self.cluster.close())
-                ended_well = all(
-                    member.status.state.ended_well for member in self.nodes.members(self.cluster.state.plan)
-                )
+                members = self.nodes.members(self.cluster.state.plan)
+                ended_well = all(member.status.state.ended_well for member in members)
                 await self._recorder.end(ended_well)  # the page reads the end of its curves when its stream ends
                 operators.end()
                 await self._page.feed.end()
@@ -177,11 +177,8 @@ class Controller:
     async def _serve(self, stack: AsyncExitStack, operators: OperatorServer) -> None:
         """Start all servers, and announce this controller."""
         cluster, listen, credentials = self.config.run.cluster, self.options.listen, None
-        services: Services = [
-            (control_server.SERVICE, self._control.add_to),
-            (operator_server.SERVICE, operators.add_to),
-            (relay_server.SERVICE, self._relay.server.add_to),
-        ]
+        own = (control_server.SERVICE, self._control.add_to), (operator_server.SERVICE, operators.add_to)
+        services: Services = (*own, *self._relay.services)
         if self._enrolment is None:
             log.warning("INSECURE: every process on this machine can stop, steer and spoil this run")
         else:
@@ -222,8 +219,12 @@ class Controller:
         yield "history", self._recorder.record()
         yield "tracking", self._tracking.run()
         if self._enrolment is not None:
-            yield "revocations", self._enrolment.watch_revocations(lambda keys: self._mailbox.put_nowait(Revoke(keys)))
+            yield "revocations", self._enrolment.watch_revocations(self._revoke)
             yield "renewal of certificates", self._enrolment.keep_renewed()
+
+    def _revoke(self, keys: frozenset[str]) -> None:
+        self._relay.registry.revoke(keys)
+        self._mailbox.put_nowait(Revoke(keys))
 
     async def _end(self, owner: asyncio.Task[None]) -> None:
         """Let the owner task handle what is in the mailbox, and end it."""
@@ -258,6 +259,8 @@ class Controller:
                     self._control.handled(event.node)
             await self._perform_all(actions)
             self._plan_log.update()
+            if isinstance(event, Reported) and isinstance(event.report, Join):
+                self._name_relays(event.node)
             if _changes_link(event):
                 for wait in standbys(self.cluster.state, self._failure_detector.probation.waiting()):
                     self._send(wait.node, wait.order)
@@ -309,6 +312,12 @@ class Controller:
                 self._recorder.note(event)
             case _:
                 assert_never(action)
+
+    def _name_relays(self, *nodes: str) -> None:
+        """Send the addresses of the relays to some nodes, or to all."""
+        if (order := self._relay.registry.order).relays:
+            for node in nodes or self.cluster.state.membership.present:
+                self._send(node, order)
 
     def _send(self, node: str, order: Order) -> None:
         if self._link_changes[node]:

@@ -15,6 +15,7 @@ from edgenode.controller.failure_detector import FailureDetector
 from edgenode.controller.liveness import holding_up
 from edgenode.controller.page_server import Page
 from edgenode.controller.registry import NodeRegistry
+from edgenode.controller.relay import ControllerRelay
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Evict, Extend, OperatorRequest, Pause, Reply, Resume, Rotate, Stop
 from edgenode.core.protocol.status import ClusterStatus, NodeView
@@ -22,7 +23,6 @@ from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import MAX_GRAPHS
 from edgenode.errors import ConfigError
-from edgenode.net.relay_server import RelayServer
 from edgenode.security.subject import Caller
 
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ class OperatorService:
         post: puts a request into the controller's mailbox.
         page: names the page, and makes links to it.
         audit: records who requests what.
-        relay: relays for members.
+        relay: knows what is relayed, and by which process.
 
     Attributes:
         state: of the cluster.
@@ -51,7 +51,7 @@ class OperatorService:
         post: Callable[[OperatorRequest], None],
         page: Page,
         audit: Audit,
-        relay: RelayServer,
+        relay: ControllerRelay,
     ) -> None:
         self._cluster, self._nodes, self._failure_detector, self._post = cluster, nodes, failure_detector, post
         self._page, self._audit, self._relay, self.state = page, audit, relay, cluster.state
@@ -185,8 +185,9 @@ class OperatorService:
             difference=self.state.difference,
             pending=cluster.pending() if self.state.plan else (),
             links=cluster.links.views,
-            relayed=self._relay.traffic.relayed,
-            relays=self._relay.hosts,
+            relayed=self._relay.traffic,
+            relays=self._relay.is_there,
+            relay_processes=self._relay.registry.views,
             reached=progress.reached,
             departed_payload_bytes=progress.counts.departed("payload_bytes", self._nodes),
             departed_dense_bytes=progress.counts.departed("dense_bytes", self._nodes),

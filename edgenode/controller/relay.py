@@ -1,20 +1,28 @@
-"""The controller as a relay, and its own calls to members that nobody can dial.
+"""The controller as a relay, its relays, and its own calls to members that nobody can dial.
 
 Every controller relays past a firewall. With `--relay`, nodes may also wait at it, and it relays more. It is then part
-of the path of the data, for members that have no shorter way.
+of the path of the data, for members that have no shorter way. Relays (`edgenode relay`) take that off it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
 from edgenode.addresses import join_address
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.core.protocol.controller.cluster import Cluster
+from edgenode.core.protocol.status import Relayed
 from edgenode.errors import TransportError
+from edgenode.net import relay_registry, relay_server
 from edgenode.net.interfaces import WILDCARDS
 from edgenode.net.peer_calls import probe
 from edgenode.net.relay_client import Relay, called_by
 from edgenode.net.relay_limits import ANY_MEMBER, HOSTED_CALLS, HOSTED_OF_A_MEMBER, RelayLimits
+from edgenode.net.relay_registry import RelayRegistry
 from edgenode.net.relay_server import RelayServer
+from edgenode.net.rpc import Services
 from edgenode.net.wire import Identity
 from edgenode.security.subject import CONTROLLER
 
@@ -22,17 +30,41 @@ from edgenode.security.subject import CONTROLLER
 class ControllerRelay:
     """The relay of one controller.
 
+    Args:
+        changed: called when there are other relays than before.
+
     Attributes:
         server: the service.
+        registry: the relays besides this controller.
     """
 
-    def __init__(self, options: ControllerOptions, identity: Identity, cluster: Cluster) -> None:
+    def __init__(
+        self, options: ControllerOptions, identity: Identity, cluster: Cluster, changed: Callable[[], None]
+    ) -> None:
         self._identity, self._cluster, self._own = identity, cluster, ""
         limits = ANY_MEMBER
         if options.relay:
             most = None if options.relay_gb is None else round(options.relay_gb * 1e9)
             limits = RelayLimits(HOSTED_CALLS, HOSTED_OF_A_MEMBER, most_bytes=most)
         self.server = RelayServer(identity, self.address_of, self._is_known, limits, hosts=options.relay)
+        self.registry = RelayRegistry(self._nodes, lambda: cluster.state.revoked, changed)
+
+    @property
+    def services(self) -> Services:
+        """The services of the relay and the registry."""
+        own = (relay_server.SERVICE, self.server.add_to)
+        return [own, (relay_registry.SERVICE, self.registry.add_to)]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nodes that nobody can dial may wait here, or at a relay that is connected."""
+        return self.server.hosts or bool(self.registry.connected)
+
+    @property
+    def traffic(self) -> tuple[Relayed, ...]:
+        """What each node has sent by this controller, and by its relays."""
+        own = (replace(one, relay=CONTROLLER.name) for one in self.server.traffic.relayed)
+        return (*own, *self.registry.traffic)
 
     def listens(self, host: str, port: int) -> None:
         """The server of the controller listens."""
@@ -43,13 +75,20 @@ class ControllerRelay:
         members = self._cluster.state.plan.latest.members if self._cluster.state.plan else ()
         return next((m.address for m in members if m.node == node), "")
 
+    def _nodes(self) -> frozenset[str]:
+        """The nodes that may use relays."""
+        plan = self._cluster.state.plan
+        return frozenset(self._cluster.state.membership.present) | frozenset(plan.latest.names if plan else ())
+
     def _is_known(self, node: str) -> bool:
-        return node in self._cluster.state.membership.present or bool(self.address_of(node))
+        return node in self._nodes()
 
     async def probe(self, address: str, node: str, timeout_s: float) -> Identity | None:
         """The identity of the process at the address of a node, or of that which waits here. None if none answers."""
         found = await probe(address, self._identity, timeout_s)
-        if (found and found.is_of(self._identity, node)) or not self.server.is_waiting(node):
+        own = [Relay(CONTROLLER.name, self._own, CONTROLLER.dns_name)] if self.server.is_waiting(node) else []
+        relays = [*own, *self.registry.connected]
+        if (found and found.is_of(self._identity, node)) or not relays:
             return found
 
         async def call(address: str) -> Identity:
@@ -57,8 +96,7 @@ class ControllerRelay:
                 raise TransportError("it does not answer")
             return waiting
 
-        own = Relay(CONTROLLER.name, self._own, CONTROLLER.dns_name)
-        try:
-            return await called_by(own, self._identity.security, node, call)
-        except TransportError:
-            return found
+        for relay in relays:
+            with suppress(TransportError):
+                return await called_by(relay, self._identity.security, node, call)
+        return found

@@ -13,7 +13,7 @@ from dataclasses import replace
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
 from edgenode.addresses import split_address
-from edgenode.core.protocol.status import ClusterStatus
+from edgenode.core.protocol.status import ClusterStatus, RelayView
 from edgenode.core.wording import counted, listed
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import ClockError, EdgenodeError, TransportError
@@ -21,8 +21,9 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK, interfaces_for
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
-from edgenode.net.rpc import serves
+from edgenode.net.rpc import accepts, serves
 from edgenode.net.tls import INSECURE, Security
+from edgenode.security.subject import Subject
 
 _GROUP, _PORT = "224.0.0.251", 5353
 _IP_MULTICAST_ALL = 49  # Linux: with 0, a socket receives only what arrives at its own interface
@@ -193,6 +194,8 @@ async def others(
             continue
         yield _controller(cluster, target, status)
         yield _clock(ahead_s)
+        for relay in status.relay_processes:
+            yield await _relay(relay, security)
         nodes |= {node.node: (node.address,) for node in status.nodes}
         relays = relays or status.relays
     yield await _nodes(nodes, security, relays)
@@ -230,11 +233,18 @@ def _clock(ahead_s: float) -> Finding:
     return warning("clock", text, "a run works, but log times mislead: timedatectl set-ntp true")
 
 
+async def _relay(relay: RelayView, security: Security) -> Finding:
+    if await accepts(relay.address, _DIAL_S, security, Subject("relay", relay.name).dns_name):
+        return ok("relay", f"{relay.name} at {relay.address} answers")
+    text = f"no answer from the relay {relay.name} at {relay.address}"
+    return warning("relay", text, "start it, open its port, or name its address as --public of edgenode relay")
+
+
 async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None, relays: bool | None) -> Finding:
     """The way to each node: direct if it answers.
 
     Args:
-        relays: the controller relays for nodes that nobody can dial. None if there is none.
+        relays: a process relays for nodes that nobody can dial. None if there is no controller.
     """
     if not nodes:
         return ok("nodes", "no node is visible yet")
@@ -245,7 +255,7 @@ async def _nodes(nodes: Mapping[str, tuple[str, ...]], security: Security | None
         text = f"{seen}; no answer from {listed(list(silent))} ({first})"
         if relays:
             return ok("nodes", f"{text}, so what goes there is relayed, or goes over a connection that it opens")
-        otherwise = "" if relays is None else ", or start the controller with --relay"
+        otherwise = "" if relays is None else ", or start edgenode relay, or the controller with --relay"
         return warning("nodes", text, f"{_remedy(first)}{otherwise}")
     return ok("nodes", f"{seen}; all answer")
 

@@ -62,6 +62,7 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         planned: returns the address of a node in the plan, or "".
         faults: takes what nodes report against the protocol.
         probe: finds out which process answers for a node. None for what is at its address.
+        relay_at: returns the address of a relay, or "" for any other name.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         planned: Callable[[str], str],
         faults: Faults,
         probe: Probe | None = None,
+        relay_at: Callable[[str], str] = lambda name: "",
     ) -> None:
-        self._probe = probe or direct_probe(identity)
+        self._probe, self._relay_at = probe or direct_probe(identity), relay_at
         self._identity, self._post, self._show, self._planned = identity, post, show, planned
         self._faults = faults
         self._greetings = NewestCalls()
@@ -171,12 +173,14 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         self._post(Reported(node, report))
 
     async def _rival(self, node: str, join: Join) -> str:
-        """The last address of another living process of this name. Empty if there is none.
+        """A relay of this name, or the last address of another living process of this name. Empty if there is none.
 
         That process can be without a link, because it has lost it. A restarted device no longer answers at its old
         address, or answers as the joining process. The same check finds a process that joins with
         the address of a living member.
         """
+        if relay := self._relay_at(node):
+            return f"the relay at {relay}"
         asked = {"", join.address} if self._processes.get(node) == join.process else {""}
         while (last := self._addresses.get(node) or self._planned(node)) not in asked:
             there = await self._probe(last, node, _PROBE_S)

@@ -31,7 +31,9 @@ Check = Callable[[str, grpc.aio.ServicerContext], Awaitable[Caller]]
 """Takes a method and the context of a call. Aborts the call if its caller may not call."""
 
 MOST_OF_METHOD, MOST_OF_KEY = 32, 64
-MOST_OF_ROLE: Mapping[Role, int] = {"controller": 64, "operator": 256, "viewer": 256, "node": 4096}  # of 1,024 nodes
+MOST_OF_ROLE: Mapping[Role, int] = {
+    "controller": 64, "relay": 64, "operator": 256, "viewer": 256, "node": 4096,  # of 1,024 nodes
+}  # fmt: skip
 _REQUEST_S = 10.0
 
 

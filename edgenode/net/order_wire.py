@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgenode.core import canonical
-from edgenode.core.protocol import orders
+from edgenode.core.protocol import orders, relays
 from edgenode.core.protocol.controller.links import MOST_LINKS
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import MAX_MEMBERS, Record
@@ -13,7 +13,7 @@ from edgenode.errors import RemoteProtocolError
 from edgenode.net.converter import Converter, a_set, each, judged, message, one_of
 from edgenode.net.proto import control_pb2 as pb
 from edgenode.net.status_wire import BLOCKED_LINK, NODE_STATUS
-from edgenode.net.text_wire import key_id_from_wire, line_from_wire, reason_from_wire
+from edgenode.net.text_wire import address_from_wire, key_id_from_wire, line_from_wire, reason_from_wire
 from edgenode.net.wire import (
     BEGUN_ROUNDS,
     DATA_SIZE,
@@ -28,6 +28,8 @@ from edgenode.net.wire import (
     Identity,
     records_from_wire,
 )
+
+MOST_RELAYS = 16
 
 
 def _required_plan(wire: list[bytes], what: str) -> Plan:
@@ -44,6 +46,13 @@ _LEAVE_REFUSED = Converter[orders.LeaveRefused, str](
 )
 _ABORT = message(orders.Abort, pb.Abort, reason=REASON)
 _KEYS = a_set(judged(key_id_from_wire))
+_RELAY = message(
+    relays.RelayAddress,
+    pb.RelayAddress,
+    name=NAME,
+    address=judged(address_from_wire),
+    key=judged(lambda key: key_id_from_wire(key) if key else ""),
+)
 _FENCE = message(orders.Fence, pb.Fence, evicted=a_set(NAME, MAX_MEMBERS), run_id=LINE, signature=LINE)
 _FENCE_ANSWER = message(
     orders.FenceAnswer,
@@ -77,6 +86,7 @@ ORDERS: Converter[orders.Order | None, pb.AttendResponse] = one_of(
     revoked=message(orders.Revoked, pb.Revoked, keys=_KEYS),
     restart=message(orders.Restart, pb.Restart, reason=REASON),
     ended=message(orders.Ended, pb.Ended, node=NAME),
+    relays=message(relays.Relays, pb.Relays, relays=each(_RELAY, MOST_RELAYS)),
     abort=_ABORT,
 )
 """An order of a kind that this version does not know is None."""

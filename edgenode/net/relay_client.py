@@ -27,7 +27,7 @@ from edgenode.net.reasons import failure, why
 from edgenode.net.rpc import channel, side_by_side
 from edgenode.net.tls import Security
 from edgenode.net.wire import CHUNK_BYTES, Identity
-from edgenode.security.subject import CONTROLLER
+from edgenode.security.subject import CONTROLLER, Subject
 
 _OPEN_S = 5.0
 _MOST_TAKEN = 32
@@ -222,6 +222,17 @@ async def _take(stub: relay_pb2_grpc.RelayServiceStub, token: str, relay: str, i
 def controller_as_relay(link: ControlLink | None) -> list[Relay]:
     """The controller that a link has dialled last, as a relay. Empty if there is none."""
     return [Relay(CONTROLLER.name, link.target, CONTROLLER.dns_name)] if link is not None and link.target else []
+
+
+def relay_processes(link: ControlLink | None) -> list[Relay]:
+    """The processes that only relay, as the controller has named them."""
+    relays = link.relays if link is not None else ()
+    return [Relay(relay.name, relay.address, Subject("relay", relay.name).dns_name) for relay in relays]
+
+
+def relays_of(link: ControlLink | None) -> list[Relay]:
+    """All processes besides the members at which members may wait."""
+    return [*relay_processes(link), *controller_as_relay(link)]
 
 
 async def ask(

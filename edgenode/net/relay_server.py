@@ -211,6 +211,8 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
 
     async def _open(self, to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if not (address := self._address_of(to)):
+            if self._is_known(to):
+                raise TransportError(f"{to} does not wait at {self._identity.node}")
             raise RemoteProtocolError(f"{self._identity.node} relays between members only")
         await reach(address, to, self._identity, _REACH_S)
         try:

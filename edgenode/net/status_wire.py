@@ -20,6 +20,7 @@ from edgenode.core.protocol.status import (
     OpenLink,
     PendingChange,
     Relayed,
+    RelayView,
     Way,
 )
 from edgenode.errors import RemoteProtocolError
@@ -154,4 +155,5 @@ CLUSTER_STATUS = message(
     pending=each(Converter(_pending_to_wire, _pending_from_wire)),
     links=each(message(LinkView, operator_pb2.LinkStatus, blocked=BLOCKED_LINK)),
     relayed=each(message(Relayed, operator_pb2.Relayed)),
+    relay_processes=each(message(RelayView, operator_pb2.RelayStatus)),
 )

@@ -6,10 +6,12 @@ What cannot be shown is replaced. What is not a name or the id of a key raises R
 from __future__ import annotations
 
 from edgenode import names
+from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.plan.record import is_key_id
-from edgenode.errors import RemoteProtocolError
+from edgenode.errors import ConfigError, RemoteProtocolError
 
 _MAX_REASON = 1000
+_LONGEST_ADDRESS = 255
 
 
 def name_from_wire(text: str) -> str:
@@ -25,6 +27,17 @@ def key_id_from_wire(text: str) -> str:
     if not is_key_id(text):
         raise RemoteProtocolError("the id of a key is 64 hex digits")
     return text
+
+
+def address_from_wire(text: str) -> str:
+    """host:port that a process can dial, from outside."""
+    try:
+        host, port = split_address(text[:_LONGEST_ADDRESS])
+        if port:
+            return join_address(host, port)
+    except ConfigError:
+        pass
+    raise RemoteProtocolError(f"an address is {text[:80]!a}, but it must be HOST:PORT")
 
 
 def line_from_wire(text: str, most: int = 255) -> str:

@@ -41,13 +41,14 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
+from edgenode.core.protocol.relays import Relays
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.dialling import first_to_answer
 from edgenode.net.interfaces import interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
-from edgenode.net.relay_client import ask, controller_as_relay
+from edgenode.net.relay_client import ask, relays_of
 from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
@@ -132,7 +133,7 @@ class ModelFetcher:
         async def fetch(address: str) -> bytes:
             return await fetch_model(address, identity, most, _FETCH_S, node=sponsor.name)
 
-        relays = controller_as_relay(self._link)
+        relays = relays_of(self._link)
         return await ask(sponsor.name, (sponsor.address,), relays, identity.security, fetch)
 
     async def _reach(self, sponsor: Sponsor) -> None:
@@ -150,7 +151,7 @@ class ModelFetcher:
                 raise TransportError("it does not answer")
 
         with suppress(TransportError):
-            await ask(node, (address,), controller_as_relay(self._link), identity.security, call)
+            await ask(node, (address,), relays_of(self._link), identity.security, call)
             return True
         return False
 
@@ -254,8 +255,8 @@ class ControllerBootstrap:
             case Standby(present, missing):
                 self._show_wait(f"waiting for {missing} more (connected: {', '.join(present)})")
                 log.info("waiting for nodes", present=list(present), missing=missing)
-            case Refuse():
-                pass  # the link raises it
+            case Refuse() | Relays():
+                pass  # the link acts on it
             case Ended(node) if node == self._options.name:
                 self.all_ended.set()
             case Halt() | Offer() | Fence() | EvictionCommitted() | Restart() | Ended() | Abort():

@@ -1,6 +1,7 @@
 """How this node meets peers that cannot dial it, or that it cannot dial: it relays, and it waits at relays.
 
-1. It waits at the controller, if the controller lets nodes do so (`edgenode controller --relay`).
+1. It waits at every relay, and at the controller, if that lets nodes do so (`edgenode controller --relay`). A relay
+   that is lost is replaced by another at which both ends are.
 2. It waits at an in-neighbour from which no push arrives, and at one whose pushes come by way of a relay. If that
    works, the sender uses the connection that this node has opened: the pair needs no third process, and one side that
    can be dialled is enough. It stays there until the sender dials this node directly.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 
 import structlog
 
@@ -19,11 +21,11 @@ from edgenode.errors import EdgenodeError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import WILDCARDS
 from edgenode.net.peer_server import PeerServer
-from edgenode.net.relay_client import Inbound, Relay, controller_as_relay, wait_at
+from edgenode.net.relay_client import Inbound, Relay, controller_as_relay, relay_processes, wait_at
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.wire import Identity
 from edgenode.node.routes import Routes
-from edgenode.security.subject import CONTROLLER, Subject
+from edgenode.security.subject import Subject
 
 log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ class Meeting:
         self._inbound = Inbound("")
         self._routes: Routes | None = None  # of a member
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._met: set[str] = set()  # the relays that know that this node waits
+        self._met: dict[str, float] = {}  # the relays that know that this node waits, and seconds until they did
         self._missing: dict[str, float] = {}  # in-neighbours without a push, since when
 
     def listens(self, host: str, port: int) -> None:
@@ -61,14 +63,16 @@ class Meeting:
     def relays_to(self, peer: str) -> list[Relay]:
         """The processes that may relay to a peer, the best first: this one, if the peer waits here.
 
-        The controller follows if nodes wait there. Otherwise it is the last, because it is not in the data path.
+        Relays follow, the one first that was quickest to answer this node, and the controller if nodes wait there. At
+        the end are those that do not answer this node, and the controller if it is not in the data path.
         """
         assert self._routes is not None
         own = [self._relay(self._identity.node, self._inbound.own)] if self.relay.is_waiting(peer) else []
         others = [self._relay(node, address) for node, address in self._routes.others(peer)]
-        controller = controller_as_relay(self._link)
-        first = bool(controller and CONTROLLER.name in self._met)
-        return [*own, *controller, *others] if first else [*own, *others, *controller]
+        quick = sorted(relay_processes(self._link), key=lambda relay: self._met.get(relay.name, inf))
+        hosts = [*quick, *controller_as_relay(self._link)]
+        met = [relay for relay in hosts if relay.name in self._met]
+        return [*own, *met, *others, *(relay for relay in hosts if relay.name not in self._met)]
 
     async def run(self, link: ControlLink) -> None:
         """Wait where that helps, until cancelled."""
@@ -86,7 +90,9 @@ class Meeting:
                 task.cancel()
 
     def _wanted(self) -> list[Relay]:
-        wanted = controller_as_relay(self._link) if self._link is not None and self._link.connected.is_set() else []
+        wanted = relay_processes(self._link)
+        if self._link is not None and self._link.connected.is_set():
+            wanted += controller_as_relay(self._link)
         if self._routes is None:
             return wanted
         snapshot, streams, now = self._routes.snapshot(), self._server.senders(), time.monotonic()
@@ -105,21 +111,22 @@ class Meeting:
 
     async def _wait_at(self, relay: Relay) -> None:
         """Wait at one relay, again and again."""
-        wait_s = _FIRST_WAIT_S
+        wait_s, began = _FIRST_WAIT_S, 0.0
 
         def met() -> None:
             nonlocal wait_s
             wait_s = _FIRST_WAIT_S
-            self._met.add(relay.name)
+            self._met[relay.name] = time.monotonic() - began
             log.info("waits for connections at a relay", relay=relay.name)
 
         while True:
+            began = time.monotonic()
             try:
                 await wait_at(relay, self._identity, self._inbound, met)
             except EdgenodeError as exc:
                 log.debug("cannot wait at a relay", relay=relay.name, reason=str(exc))
             finally:
-                self._met.discard(relay.name)
+                self._met.pop(relay.name, None)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
 

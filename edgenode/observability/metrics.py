@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView, Relayed
+from edgenode.core.protocol.status import ClusterStatus, NodeState, NodeView, Relayed, RelayView
 from edgenode.net.http import host_of
 from edgenode.net.interfaces import is_loopback
 from edgenode.observability.status_view import faults_of
+from edgenode.security.subject import CONTROLLER
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TOKEN = "metrics-token"
@@ -128,6 +129,8 @@ def _cluster(status: ClusterStatus) -> list[Metric]:
     ]
     if status.relayed:
         families += _relayed(status.relayed)
+    if status.relay_processes:
+        families.append(_relays(status.relay_processes))
     if status.consensus_distance is not None:
         text = "Mean distance of the models from their mean, estimated from sketches."
         families.append(_single("edgenode_consensus_distance", text, status.consensus_distance))
@@ -141,15 +144,24 @@ def _of_nodes(nodes: Sequence[NodeView]) -> list[Metric]:
 
 def _relayed(relayed: Sequence[Relayed]) -> list[Metric]:
     carried = CounterMetricFamily(
-        "edgenode_relayed_bytes", "Bytes of a node that the controller has relayed.", None, ["node"]
+        "edgenode_relayed_bytes", "Bytes of a node that a relay has carried.", None, ["node", "relay"]
     )
     now = GaugeMetricFamily(
-        "edgenode_relayed_connections", "Connections that the controller relays for a node.", None, ["node"]
+        "edgenode_relayed_connections", "Connections that a relay has open for a node.", None, ["node", "relay"]
     )
     for one in relayed:
-        carried.add_metric([one.node], one.bytes)
-        now.add_metric([one.node], one.connections)
+        relay = one.relay or CONTROLLER.name
+        carried.add_metric([one.node, relay], one.bytes)
+        now.add_metric([one.node, relay], one.connections)
     return [carried, now]
+
+
+def _relays(relays: Sequence[RelayView]) -> Metric:
+    text = "Whether the relay is connected to the controller."
+    family = GaugeMetricFamily("edgenode_relay_up", text, labels=["relay"])
+    for relay in relays:
+        family.add_metric([relay.name], float(relay.connected))
+    return family
 
 
 def _single(name: str, text: str, value: float) -> Metric:

@@ -14,6 +14,7 @@ from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.controller.links import describe
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.status import COUNTERS, ClusterStatus, Fault, LinkView, NodeState, NodeView, OpenLink
+from edgenode.core.wording import counted
 from edgenode.evaluation import by_name
 from edgenode.net.interfaces import is_loopback
 from edgenode.security.subject import CONTROLLER
@@ -106,6 +107,7 @@ def requests_json(status: ClusterStatus) -> dict[str, Any]:
         ],
         "links": [link_json(view) for view in status.links],
         "ways": ways_json(status),
+        "relays": relays_json(status),
     }
 
 
@@ -118,19 +120,50 @@ def ways_json(status: ClusterStatus) -> list[dict[str, Any]]:
     for view in status.nodes:
         for way in view.status.ways:
             groups.setdefault("" if way.by == view.node else way.by, []).append([view.node, way.receiver])
-    bytes_relayed = sum(relayed.bytes for relayed in status.relayed)
-    so_far = f" ({size(bytes_relayed)} so far)" if bytes_relayed else ""
+    carried = _carried(status)
     found = []
     for relay, edges in sorted(groups.items()):
         shown = ", ".join(f"{sender} → {receiver}" for sender, receiver in edges[:_MOST_PEERS])
         more = f" and {len(edges) - _MOST_PEERS} more" if len(edges) > _MOST_PEERS else ""
-        how = f"Relayed by {relay}" + so_far * (relay == CONTROLLER.name) if relay else "Opened by the receiver"
+        so_far = f" ({size(carried[relay])} so far)" if carried[relay] else ""
+        how = f"Relayed by {relay}{so_far}" if relay else "Opened by the receiver"
         found.append(
             {
                 "way": "relayed" if relay else "reversed",
                 "relay": relay or None,
                 "edges": edges,
                 "text": f"{how}: {shown}{more}",
+            }
+        )
+    return found
+
+
+def _carried(status: ClusterStatus) -> Counter[str]:
+    """The bytes that each relay has carried."""
+    carried = Counter[str]()
+    for one in status.relayed:
+        carried[one.relay or CONTROLLER.name] += one.bytes
+    return carried
+
+
+def relays_json(status: ClusterStatus) -> list[dict[str, Any]]:
+    """The relays besides the controller, and the same facts in words."""
+    carried, connections = _carried(status), Counter[str]()
+    for one in status.relayed:
+        connections[one.relay] += one.connections
+    found = []
+    for relay in status.relay_processes:
+        state = "connected" if relay.connected else f"not connected for {duration(relay.last_seen_s)}"
+        has = f"{counted(connections[relay.name], 'connection')}, {size(carried[relay.name])} so far"
+        found.append(
+            {
+                "relay": relay.name,
+                "address": relay.address,
+                "connected": relay.connected,
+                "last_seen_s": round(relay.last_seen_s, 1),
+                "connections": connections[relay.name],
+                "bytes": carried[relay.name],
+                "text": f"Relay {relay.name} at {relay.address}: {state}, {has}",
             }
         )
     return found
@@ -185,10 +218,10 @@ def link_json(view: LinkView) -> dict[str, Any]:
 
 def requests_lines(view: Mapping[str, Any]) -> list[str]:
     """``requests_json`` in words, one line each. None if the requested graphs are used, nothing is
-    pending, and all links work and are direct.
+    pending, all links work and are direct, and there are no relays.
     """
     lines = [f"Requested: graph {view['requested']}. {sentence(view['difference'])}"] if view["difference"] else []
-    lines += [f"{link['text']}." for link in (*view["links"], *view["ways"])]
+    lines += [f"{link['text']}." for link in (*view["links"], *view["ways"], *view["relays"])]
     return lines + [f"Pending: {pending['change']}, after {pending['waits_for']}." for pending in view["pending"]]
 
 

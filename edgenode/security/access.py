@@ -17,9 +17,10 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "/edgenode.v1.RelayService/Relay": frozenset({"node", "controller"}),  # that calls members which wait there
     "/edgenode.v1.RelayService/Wait": _PEERS,
     "/edgenode.v1.RelayService/Take": _PEERS,
+    "/edgenode.v1.RelayRegistryService/Register": frozenset({"relay"}),
     "/edgenode.v1.ControlService/Attend": _PEERS,
-    "/edgenode.v1.OperatorService/Status": _EVERYONE,
-    "/edgenode.v1.OperatorService/Watch": _EVERYONE,
+    "/edgenode.v1.OperatorService/Status": _EVERYONE - {"relay"},
+    "/edgenode.v1.OperatorService/Watch": _EVERYONE - {"relay"},
     "/edgenode.v1.OperatorService/OpenPage": frozenset({"operator", "viewer"}),
     "/edgenode.v1.OperatorService/Rotate": _OPERATOR,
     "/edgenode.v1.OperatorService/Stop": _OPERATOR,

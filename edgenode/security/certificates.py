@@ -106,7 +106,7 @@ def issue(authority: Credentials, request: bytes, subject: Subject, life: timede
     ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     names = [x509.DNSName(name) for name in (subject.dns_name, role_dns_name(subject.role))]
     uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
-    if subject.role in ("controller", "node"):
+    if subject.role in ("controller", "node", "relay"):
         uses.append(ExtendedKeyUsageOID.SERVER_AUTH)
     certificate = (
         _builder(ca.subject, _common_name(str(subject)[:64]), public_key, life)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from edgenode.addresses import join_address
+from edgenode.addresses import join_address, split_address
 from edgenode.errors import ConfigError
 
 LONGEST_HOST = 63
@@ -35,6 +35,24 @@ class PublicAddress:
 
     def __str__(self) -> str:
         return join_address(self.host, self.port)
+
+
+def split_public(text: str) -> tuple[str, int | None]:
+    """Host and port of HOST or HOST:PORT, as a user writes it. An IPv6 address may be in brackets.
+
+    Raises:
+        ConfigError: it is not an address.
+    """
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return (bare, None) if ":" not in bare or _is_ip(bare) else split_address(bare)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def checked_host(host: str) -> str:

@@ -18,7 +18,7 @@ from typing import Literal, cast, get_args
 from edgenode import names
 from edgenode.errors import SecurityError
 
-Role = Literal["controller", "node", "operator", "viewer"]
+Role = Literal["controller", "node", "relay", "operator", "viewer"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _DOMAIN = "edgenode"

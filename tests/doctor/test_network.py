@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgenode.core.protocol.status import ClusterStatus, NodeView
+from edgenode.core.protocol.status import ClusterStatus, NodeView, RelayView
 from edgenode.doctor import Finding, Level, network
 from edgenode.net import operator_server
 from edgenode.net.discovery import Discovery
@@ -93,7 +93,7 @@ async def test_controller_reports_its_nodes_and_its_clock() -> None:
         assert found["clock"].level is Level.OK
         assert found["nodes"].level is Level.WARNING
         assert found["nodes"].text.startswith(f"pi-1 at {there}, pi-2 at {gone}; no answer from pi-2 (")
-        assert found["nodes"].remedy.endswith(", or start the controller with --relay")
+        assert found["nodes"].remedy.endswith(", or start edgenode relay, or the controller with --relay")
 
 
 async def test_node_that_nobody_can_dial_is_no_fault_where_the_controller_relays() -> None:
@@ -103,6 +103,20 @@ async def test_node_that_nobody_can_dial_is_no_fault_where_the_controller_relays
     assert found["controller"].text.endswith(", relays for nodes that nobody can dial")
     assert found["nodes"].level is Level.OK
     assert found["nodes"].text.endswith("so what goes there is relayed, or goes over a connection that it opens")
+
+
+@pytest.mark.slow
+async def test_relay_that_does_not_answer_is_a_warning() -> None:
+    async with serving(ANY, []) as port:
+        relays = (RelayView("fra", f"127.0.0.1:{port}", True, 0.0), RelayView("ber", "127.0.0.1:9", False, 9.0))
+        status = ClusterStatus("home", unix_time_s=time.time(), relays=True, relay_processes=relays)
+        async with serving(ANY, a_controller(status)) as there:
+            all_found = [one async for one in network.others("home", f"127.0.0.1:{there}", (), LOOPBACK)]
+    found = [one for one in all_found if one.check == "relay"]
+    assert [(one.level, one.text.partition(" at ")[0]) for one in found] == [
+        (Level.OK, "fra"),
+        (Level.WARNING, "no answer from the relay ber"),
+    ]
 
 
 @pytest.mark.parametrize(("ahead_s", "text"), [(3600, "3,600.0 s ahead of ours"), (-1e9, "s behind ours")])

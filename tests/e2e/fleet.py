@@ -250,6 +250,12 @@ class Fleet:
             (state / "authority").symlink_to(self.folder / "authority")
         return self.start("controller", "controller", *common, *where, *arguments, spawn=spawn, program=program)
 
+    def relay(self, name: str, *arguments: str, spawn: Spawn = fork) -> Process:
+        """Start one `edgenode relay`. It has a certificate, unless the arguments have an invite."""
+        if "--join" not in arguments:
+            self.authority().keep(self.state(name) / "credentials.pem", Subject("relay", name))
+        return self.start(name, "relay", "--state-dir", str(self.state(name)), *arguments, spawn=spawn)
+
     def static(self, ports: Sequence[int], *arguments: str) -> list[Process]:
         """Start nodes with fixed peers and without a controller."""
         return [self.static_node(ports, i, *arguments) for i in range(len(ports))]

@@ -20,14 +20,17 @@ from edgenode.core.protocol.events import Received
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member, Record
+from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
 from edgenode.core.topology.schedule import Schedule
 from edgenode.net import order_wire, status_wire, wire
 from edgenode.net.operator_wire import GRAPH
-from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2
+from edgenode.net.proto import common_pb2, control_pb2, operator_pb2, peer_pb2, relay_pb2
 from edgenode.net.push_wire import PushReader, PushWriter
+from edgenode.net.relay_registry import counted
+from edgenode.net.text_wire import address_from_wire
 from edgenode_lab.algorithms.shuffled import KnownPositions, Shuffled, ShuffledCompressor
 from tests.cli.test_status_table import a_node, a_status
 from tests.core.algorithm.payloads import COMPRESSORS, SMALL, a_payload, resealed
@@ -163,8 +166,19 @@ def _orders() -> list[Message]:
         orders.Offer(plan(1).records[1]), orders.Fence(1, 2, frozenset({"n2"})),
         orders.EvictionCommitted(plan(1).records[1:]), orders.LeaveRefused("no"), orders.Abort("nan"),
         orders.Revoked(frozenset({"0" * 64})), orders.Restart("no"), orders.Ended("n1"),
+        Relays((RelayAddress("fra", "relay.example.org:7702", "0" * 64),)),
     ]  # fmt: skip
     return list(map(order_wire.ORDERS.to_wire, sent))
+
+
+def _relay_report(report: relay_pb2.RelayReport) -> None:
+    address_from_wire(report.address)
+    counted("fra", report)
+
+
+def _relay_reports() -> list[Message]:
+    traffic = [relay_pb2.RelayedTraffic(node="n0", connections=1, bytes=9), relay_pb2.RelayedTraffic(node="n1")]
+    return [relay_pb2.RelayReport(name="fra", address="[::1]:7702", traffic=traffic)]
 
 
 def _bytes(found: list[Message]) -> tuple[bytes, ...]:
@@ -211,6 +225,7 @@ DECODERS = {
     "difference": Decoder(_differs, (b'{"a":2,"b":[1]}', json.dumps({"x" * 9: None}).encode())),
     "report": Decoder(_parsed(control_pb2.AttendRequest, _attend), _bytes(_attends())),
     "order": Decoder(_parsed(control_pb2.AttendResponse, order_wire.ORDERS.from_wire), _bytes(_orders())),
+    "relay report": Decoder(_parsed(relay_pb2.RelayReport, _relay_report), _bytes(_relay_reports())),
     "status": Decoder(
         _parsed(operator_pb2.ClusterStatus, status_wire.CLUSTER_STATUS.from_wire),
         _bytes([status_wire.CLUSTER_STATUS.to_wire(a_status(a_node("n0", round=5, rounds=9), plan=plan(1)))]),

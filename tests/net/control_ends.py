@@ -40,6 +40,7 @@ class Controller:
     reports: list[NodeStatus] = field(default_factory=list)
     planned: dict[str, str] = field(default_factory=dict)
     faults: Faults = field(default_factory=Faults)
+    relays: dict[str, str] = field(default_factory=dict)
     is_busy: bool = False  # handles no report
     server: ControlServer = field(init=False)
 
@@ -52,6 +53,7 @@ class Controller:
             lambda node, report: self.reports.append(report),
             lambda node: self.planned.get(node, ""),
             self.faults,
+            relay_at=lambda name: self.relays.get(name, ""),
         )
         async with serving(f"127.0.0.1:{self.port}", [(control_server.SERVICE, self.server.add_to)], 0.0) as self.port:
             yield f"127.0.0.1:{self.port}"

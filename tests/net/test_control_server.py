@@ -67,6 +67,14 @@ async def test_second_process_of_a_name_is_refused_with_addresses(link: str, run
             await until(lambda: bool(first.orders))
 
 
+async def test_node_with_the_name_of_a_relay_is_refused() -> None:
+    controller = Controller(relays={"n0": "fra.example.org:7702"})
+    async with controller.up() as target:
+        error = await failure(Node(target, address="127.0.0.1:7699"))
+    assert TAKEN.format("the relay at fra.example.org:7702") in str(error)
+    assert controller.events == []
+
+
 @pytest.mark.parametrize("known", ["by its link", "by the plan"])
 async def test_join_with_a_members_name_and_address_is_refused(known: str) -> None:
     async with a_process("first") as address:

@@ -39,6 +39,7 @@ from edgenode.core.protocol.orders import (
 )
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
+from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
@@ -187,6 +188,7 @@ SENT_ORDERS: list[tuple[Order, str]] = [
     (Revoked(frozenset({"b", "a"})), "62060a01610a0162"),
     (Restart("no"), "6a040a026e6f"),
     (Ended("n1"), "72040a026e31"),
+    (Relays((RelayAddress("fra", "h:1", "b"),)), "7a0f0a0d0a036672611203683a311a0162"),
 ]
 
 
@@ -245,6 +247,10 @@ def test_unknown_order_is_ignored() -> None:
     assert ORDERS.from_wire(control_pb2.AttendResponse()) is None
 
 
+def relays_order(**relay: str) -> control_pb2.AttendResponse:
+    return control_pb2.AttendResponse(relays=control_pb2.Relays(relays=[control_pb2.RelayAddress(**relay)]))
+
+
 @pytest.mark.parametrize(
     ("order", "text"),
     [
@@ -258,8 +264,26 @@ def test_unknown_order_is_ignored() -> None:
         (control_pb2.AttendResponse(standby=control_pb2.Standby(present=[""])), "a process is named ''"),
         (control_pb2.AttendResponse(hello=control_pb2.Hello(revoked=["k"])), "the id of a key is 64 hex digits"),
         (control_pb2.AttendResponse(revoked=control_pb2.Revoked(keys=["k" * 99])), "the id of a key is 64 hex digits"),
+        (relays_order(name="n 1", address="h:1"), "a process is named 'n 1'"),
+        (relays_order(name="fra", address="h"), "an address is 'h'"),
+        (relays_order(name="fra", address="h:0"), "an address is 'h:0'"),
+        (relays_order(name="fra", address="h" * 300 + ":1"), "but it must be HOST:PORT"),
+        (relays_order(name="fra", address="h:1", key="k"), "the id of a key is 64 hex digits"),
     ],
-    ids=["welcome", "offer", "eviction", "no name in a fence", "no name in a standby", "no key", "no revoked key"],
+    ids=[
+        "welcome",
+        "offer",
+        "eviction",
+        "no name in a fence",
+        "no name in a standby",
+        "no key",
+        "no revoked key",
+        "no name of a relay",
+        "no address",
+        "no port",
+        "no short address",
+        "no key of a relay",
+    ],
 )
 def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
     with pytest.raises(RemoteProtocolError, match=text):

@@ -18,6 +18,7 @@ from edgenode.core.protocol.status import (
     OpenLink,
     PendingChange,
     Relayed,
+    RelayView,
     Way,
 )
 from edgenode.core.topology.graph import GraphSpec
@@ -78,7 +79,8 @@ def test_every_field_of_a_cluster_status_survives_the_wire() -> None:
     status = ClusterStatus(
         "home", 2, PLAN, (node, NodeView("n1")), 20, leadership, 1e9, True, ("n2",), ("n3",), 0.5, 6, "http://there",
         5, 700, 8000, 61.5, "mine", "graph a is used instead of mine",
-        (PendingChange("graph b", "the run resumes", 12),), (), (Relayed("n0", 2, 900),),
+        (PendingChange("graph b", "the run resumes", 12),), (), (Relayed("n0", 2, 900, "fra"),), True,
+        (RelayView("fra", "there:7702", True, 0.5),),
     )  # fmt: skip
     assert through_the_wire(status) == status
 

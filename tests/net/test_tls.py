@@ -21,7 +21,15 @@ from structlog.testing import capture_logs
 
 import edgenode.net.tls
 from edgenode.core.protocol.status import ClusterStatus
-from edgenode.net import control_server, credential_server, door, operator_server, peer_server, relay_server
+from edgenode.net import (
+    control_server,
+    credential_server,
+    door,
+    operator_server,
+    peer_server,
+    relay_registry,
+    relay_server,
+)
 from edgenode.net.control_server import ControlServer
 from edgenode.net.credential_server import CredentialServer
 from edgenode.net.faults import Faults
@@ -29,6 +37,7 @@ from edgenode.net.operator_client import OperatorClient
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import control_pb2, credential_pb2, operator_pb2, operator_pb2_grpc, peer_pb2, relay_pb2
+from edgenode.net.relay_registry import RelayRegistry
 from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import INSECURE, MutualTls, Options, Security, caller
@@ -110,6 +119,7 @@ async def server(security: Security) -> AsyncIterator[str]:
     services = [
         (peer_server.SERVICE, peers.add_to),
         (relay_server.SERVICE, RelayServer(IDENTITY, lambda node: "").add_to),
+        (relay_registry.SERVICE, RelayRegistry(frozenset, frozenset, lambda: None).add_to),
         (control_server.SERVICE, control.add_to),
         (operator_server.SERVICE, OperatorServer(run).add_to),  # type: ignore[arg-type]
         (credential_server.SERVICE, CredentialServer(authority, (), lambda *asked: nullcontext()).add_to),
@@ -159,7 +169,7 @@ async def test_revoked_key_may_call_nothing() -> None:
             assert await method.call(there) is grpc.StatusCode.PERMISSION_DENIED, method.name
 
 
-@pytest.mark.parametrize("role", ["node", "operator", "viewer"])
+@pytest.mark.parametrize("role", ["node", "relay", "operator", "viewer"])
 async def test_key_that_the_register_does_not_have_is_refused(role: Role, tmp_path: Path) -> None:
     """The authority's key signed its certificate elsewhere: in a copy of the folder, from before the newest changes."""
     authority = Authority(tmp_path / "authority", "home")

@@ -13,6 +13,7 @@ from edgenode.config.schema import Config
 from edgenode.core.protocol.orders import Join
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
+from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.topology.period import DataSize
 from edgenode.net import relay_server
 from edgenode.net.control_client import ControlLink
@@ -109,6 +110,25 @@ async def test_controller_where_nodes_wait_is_tried_before_members(neighbours: N
         await until(lambda: neighbours.relays_to("n2") == ["controller", "n0"])
         neighbours.link.connected.clear()
         await until(lambda: neighbours.relays_to("n2") == ["n0", "controller"])
+
+
+async def test_relay_that_answers_soonest_is_tried_before_the_controller(neighbours: Neighbours) -> None:
+    async with neighbours.up():
+        assert neighbours.meeting._routes
+        address = neighbours.meeting._routes.address_of("n0")  # where another process relays
+        neighbours.link.relays.take(Relays((RelayAddress("far", "127.0.0.1:1"), RelayAddress("fra", address))))
+        neighbours.link.connected.set()
+        await until(lambda: neighbours.relays_to("n2") == ["fra", "controller", "n0", "far"])
+        assert neighbours.n0.is_waiting("n1") and neighbours.hosts.is_waiting("n1")
+        neighbours.meeting._met["far"] = 0.0
+        assert neighbours.relays_to("n2") == ["far", "fra", "controller", "n0"]
+
+
+async def test_node_waits_at_a_relay_while_no_controller_is_there(neighbours: Neighbours) -> None:
+    async with neighbours.up():
+        assert not neighbours.link.connected.is_set()
+        neighbours.link.relays.take(Relays((RelayAddress("fra", neighbours.link.target),)))
+        await until(lambda: neighbours.hosts.is_waiting("n1"))
 
 
 async def test_own_relay_is_the_first_to_a_peer_that_waits_there(neighbours: Neighbours) -> None:

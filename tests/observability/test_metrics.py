@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgenode.core.protocol.status import Fault, NodeState, Relayed
+from edgenode.core.protocol.status import Fault, NodeState, Relayed, RelayView
 from edgenode.evaluation import Metric
 from edgenode.observability.metrics import cluster_metrics, node_metrics
 from tests.cli.test_status_table import a_node, a_plan, a_status
@@ -32,7 +32,9 @@ def a_cluster(distance: float | None = 0.5) -> bytes:
     )
     liar = a_node('n"1', faults=(Fault('n"1', "report", 2),))  # of its own name: the controller's count
     status = a_status(node, liar, plan=a_plan())
-    return cluster_metrics(replace(status, consensus_distance=distance, relayed=(Relayed("n1", 2, 900),)))
+    relayed = (Relayed("n1", 2, 900), Relayed("n1", 0, 7, "fra"))
+    relays = (RelayView("fra", "fra:7702", False, 9.0),)
+    return cluster_metrics(replace(status, consensus_distance=distance, relayed=relayed, relay_processes=relays))
 
 
 def samples(text: bytes) -> dict[tuple[str, ...], float]:
@@ -62,10 +64,12 @@ def test_cluster_metrics_have_a_label_per_node() -> None:
     assert (found["edgenode_members",], found["edgenode_consensus_distance",]) == (4, 0.5)
 
 
-def test_relayed_bytes_and_connections_have_a_label_per_node() -> None:
+def test_relayed_bytes_have_labels_of_node_and_relay() -> None:
     found = samples(a_cluster())
-    assert found["edgenode_relayed_bytes_total", "node=n1"] == 900
-    assert found["edgenode_relayed_connections", "node=n1"] == 2
+    assert found["edgenode_relayed_bytes_total", "node=n1", "relay=controller"] == 900
+    assert found["edgenode_relayed_connections", "node=n1", "relay=controller"] == 2
+    assert found["edgenode_relayed_bytes_total", "node=n1", "relay=fra"] == 7
+    assert found["edgenode_relay_up", "relay=fra"] == 0
 
 
 def test_unknown_value_has_no_sample() -> None:

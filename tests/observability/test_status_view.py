@@ -14,6 +14,7 @@ from edgenode.core.protocol.status import (
     NodeView,
     OpenLink,
     Relayed,
+    RelayView,
     Way,
 )
 from edgenode.observability.status_view import (
@@ -93,7 +94,22 @@ def test_edges_that_are_not_dialled_are_shown_by_their_way() -> None:
         "Opened by the receiver: n0 → n3.",
         "Relayed by controller (1.5 MB so far): n0 → n2, n1 → n2.",
     ]
-    assert view["relayed"] == [{"node": "n0", "connections": 1, "bytes": 1_500_000}]
+    assert view["relayed"] == [{"node": "n0", "connections": 1, "bytes": 1_500_000, "relay": ""}]
+
+
+def test_relays_are_shown_with_what_they_carry() -> None:
+    relayed = (Relayed("n0", 1, 9, "controller"), Relayed("n0", 2, 1_000_000, "fra"), Relayed("n1", 1, 500_000, "fra"))
+    relays = (RelayView("ber", "ber:7702", False, 75.0), RelayView("fra", "fra:7702", True, 0.0))
+    nodes = (NodeView("n0", status=NodeStatus(ways=(Way("n1", "fra"),))),)
+    status = ClusterStatus("home", nodes=nodes, relayed=relayed, relays=True, relay_processes=relays)
+    view = cluster_json(status)
+    assert requests_lines(view) == [
+        "Relayed by fra (1.5 MB so far): n0 → n1.",
+        "Relay ber at ber:7702: not connected for 1 min 15 s, 0 connections, 0 B so far.",
+        "Relay fra at fra:7702: connected, 3 connections, 1.5 MB so far.",
+    ]
+    ber, fra = view["relays"]
+    assert (ber["connected"], fra["relay"], fra["bytes"], fra["connections"]) == (False, "fra", 1_500_000, 3)
 
 
 def test_open_links_have_their_way_and_figures() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
+from edgenode.core.protocol.relays import Relays
 from edgenode.core.topology.period import DataSize
 
 
@@ -190,7 +191,7 @@ class Abort:
 
 Order = (
     Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused | Revoked
-    | Restart | Ended | Abort
+    | Restart | Ended | Relays | Abort
 )  # fmt: skip
 
 # --- reports: node to controller --------------------------------------------------------------------

@@ -199,16 +199,34 @@ class LinkView:
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """What a member has sent by way of the controller.
+    """What a member has sent by way of a relay.
 
     Attributes:
         connections: those that it has opened, and that are open.
-        bytes: since the controller started.
+        bytes: since the relay started.
+        relay: the name of the process that relays. Empty if the reader knows it.
     """
 
     node: str
     connections: int
     bytes: int
+    relay: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayView:
+    """A process that only relays, as the controller reports it.
+
+    Attributes:
+        address: host:port where members dial it.
+        connected: it is connected to the controller.
+        last_seen_s: seconds since its last report.
+    """
+
+    name: str
+    address: str
+    connected: bool
+    last_seen_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +252,9 @@ class ClusterStatus:
         difference: the substitute of the plan for the requested graphs, and why. Empty if there is none.
         pending: the changes that are not part of the plan yet.
         links: those that their senders cannot use.
-        relayed: what the controller has relayed.
-        relays: nodes that nobody can dial may wait at the controller.
+        relayed: what the controller and the relays have relayed.
+        relays: nodes that nobody can dial may wait at the controller, or at a relay that is connected to it.
+        relay_processes: the relays besides the controller.
     """
 
     cluster: str
@@ -261,6 +280,7 @@ class ClusterStatus:
     links: tuple[LinkView, ...] = ()
     relayed: tuple[Relayed, ...] = ()
     relays: bool = False
+    relay_processes: tuple[RelayView, ...] = ()
 
     @property
     def round(self) -> int:

@@ -69,7 +69,7 @@ function title(view) {
 function requests(view) { // what is not in force as requested, and what else the operator has to know
   const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   const lines = view.difference ? [`Requested: graph ${view.requested}. ${sentence(view.difference)}`] : [];
-  lines.push(...[...view.links, ...view.ways].map((link) => `${link.text}.`));
+  lines.push(...[...view.links, ...view.ways, ...view.relays].map((link) => `${link.text}.`));
   return lines.concat(view.pending.map((pending) => `Pending: ${pending.change}, after ${pending.waits_for}.`),
     view.nodes.filter(cannotSave).map((node) => `${node.node} cannot save for ${duration(node.save_error_s)}: ${node.save_error}`));
 }

@@ -38,7 +38,7 @@ class OpenPageResponse(_message.Message):
     def __init__(self, link: _Optional[str] = ...) -> None: ...
 
 class ClusterStatus(_message.Message):
-    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending", "links", "relayed", "relays")
+    __slots__ = ("cluster", "missing", "records", "nodes", "rounds_per_epoch", "leadership", "unix_time_s", "paused", "evicting", "awaited", "consensus_distance", "consensus_round", "page", "reached", "departed_payload_bytes", "departed_dense_bytes", "time_left_s", "requested", "difference", "pending", "links", "relayed", "relays", "relay_processes")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,7 @@ class ClusterStatus(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     RELAYED_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
+    RELAY_PROCESSES_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     missing: int
     records: _containers.RepeatedScalarFieldContainer[bytes]
@@ -85,17 +86,32 @@ class ClusterStatus(_message.Message):
     links: _containers.RepeatedCompositeFieldContainer[LinkStatus]
     relayed: _containers.RepeatedCompositeFieldContainer[Relayed]
     relays: bool
-    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkStatus, _Mapping]]] = ..., relayed: _Optional[_Iterable[_Union[Relayed, _Mapping]]] = ..., relays: _Optional[bool] = ...) -> None: ...
+    relay_processes: _containers.RepeatedCompositeFieldContainer[RelayStatus]
+    def __init__(self, cluster: _Optional[str] = ..., missing: _Optional[int] = ..., records: _Optional[_Iterable[bytes]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., rounds_per_epoch: _Optional[int] = ..., leadership: _Optional[_Union[_control_pb2.Leadership, _Mapping]] = ..., unix_time_s: _Optional[float] = ..., paused: _Optional[bool] = ..., evicting: _Optional[_Iterable[str]] = ..., awaited: _Optional[_Iterable[str]] = ..., consensus_distance: _Optional[float] = ..., consensus_round: _Optional[int] = ..., page: _Optional[str] = ..., reached: _Optional[int] = ..., departed_payload_bytes: _Optional[int] = ..., departed_dense_bytes: _Optional[int] = ..., time_left_s: _Optional[float] = ..., requested: _Optional[str] = ..., difference: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[PendingChange, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[LinkStatus, _Mapping]]] = ..., relayed: _Optional[_Iterable[_Union[Relayed, _Mapping]]] = ..., relays: _Optional[bool] = ..., relay_processes: _Optional[_Iterable[_Union[RelayStatus, _Mapping]]] = ...) -> None: ...
+
+class RelayStatus(_message.Message):
+    __slots__ = ("name", "address", "connected", "last_seen_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    connected: bool
+    last_seen_s: float
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., connected: _Optional[bool] = ..., last_seen_s: _Optional[float] = ...) -> None: ...
 
 class Relayed(_message.Message):
-    __slots__ = ("node", "connections", "bytes")
+    __slots__ = ("node", "connections", "bytes", "relay")
     NODE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELAY_FIELD_NUMBER: _ClassVar[int]
     node: str
     connections: int
     bytes: int
-    def __init__(self, node: _Optional[str] = ..., connections: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    relay: str
+    def __init__(self, node: _Optional[str] = ..., connections: _Optional[int] = ..., bytes: _Optional[int] = ..., relay: _Optional[str] = ...) -> None: ...
 
 class LinkStatus(_message.Message):
     __slots__ = ("sender", "blocked", "left_out")

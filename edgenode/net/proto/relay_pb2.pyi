@@ -1,8 +1,38 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class RelayReport(_message.Message):
+    __slots__ = ("name", "address", "traffic")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    address: str
+    traffic: _containers.RepeatedCompositeFieldContainer[RelayedTraffic]
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., traffic: _Optional[_Iterable[_Union[RelayedTraffic, _Mapping]]] = ...) -> None: ...
+
+class RelayedTraffic(_message.Message):
+    __slots__ = ("node", "connections", "bytes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    connections: int
+    bytes: int
+    def __init__(self, node: _Optional[str] = ..., connections: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class RelayAccess(_message.Message):
+    __slots__ = ("nodes", "revoked")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    revoked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, nodes: _Optional[_Iterable[str]] = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RelayRequest(_message.Message):
     __slots__ = ("to", "chunk")

@@ -185,3 +185,79 @@ class RelayService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class RelayRegistryServiceStub:
+    """Served by the controller.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Register = channel.stream_stream(
+                '/edgenode.v1.RelayRegistryService/Register',
+                request_serializer=edgenode_dot_v1_dot_relay__pb2.RelayReport.SerializeToString,
+                response_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayAccess.FromString,
+                _registered_method=True)
+
+
+class RelayRegistryServiceServicer:
+    """Served by the controller.
+    """
+
+    def Register(self, request_iterator, context):
+        """A relay reports, and learns who may use it, for as long as it relays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RelayRegistryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Register': grpc.stream_stream_rpc_method_handler(
+                    servicer.Register,
+                    request_deserializer=edgenode_dot_v1_dot_relay__pb2.RelayReport.FromString,
+                    response_serializer=edgenode_dot_v1_dot_relay__pb2.RelayAccess.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'edgenode.v1.RelayRegistryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('edgenode.v1.RelayRegistryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class RelayRegistryService:
+    """Served by the controller.
+    """
+
+    @staticmethod
+    def Register(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/edgenode.v1.RelayRegistryService/Register',
+            edgenode_dot_v1_dot_relay__pb2.RelayReport.SerializeToString,
+            edgenode_dot_v1_dot_relay__pb2.RelayAccess.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
