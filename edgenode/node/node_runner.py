@@ -336,7 +336,7 @@ class NodeRunner:
             log.warning("the average of the last phase is refused: keeping the own model", reason=refusal.reason)
         if accusation := self.replica.alarms.report_of_refusal(finish.round):
             self._accuse(accusation, is_counted=True)
-        if reason := result_file.no_gain(self.replica.stats.before_average, accuracy):
+        if reason := result_file.no_gain(self.replica.stats.before_average, accuracy, of_one=True):
             log.warning("the final gossip did not improve the accuracy", reason=reason)
         self.progress.farewell = self.replica.node.farewell()
         left = self.replica.name not in self.progress.snapshot.plan.latest.names

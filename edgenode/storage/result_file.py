@@ -101,18 +101,21 @@ def divergence(models: Sequence[Floats]) -> tuple[float, float]:
     return float(np.linalg.norm(differences, axis=1).mean()), float((differences**2).mean())
 
 
-def no_gain(before: float | None, average: float | None) -> str:
+def no_gain(before: float | None, average: float | None, of_one: bool = False) -> str:
     """Return advice for the case that the average of the models is worse than the models. Empty if it is not worse.
 
     Args:
         before: mean test accuracy of the models, 0 to 1. None if it was not measured.
         average: test accuracy of their average. None likewise.
+        of_one: ``before`` is that of one node's model, which may have been better than the others.
     """
     if before is None or average is None or before - average < _NOISE:
         return ""
+    whose = "this node's model" if of_one else "the models"
+    why = "if it is so at most nodes, they are too far apart" if of_one else "they are too far apart"
     return (
-        f"the average of all models has a test accuracy of {average:.1%}, and the models had {before:.1%} before: "
-        "they are too far apart. More rounds, a larger share or a smaller learning rate bring them closer. "
+        f"the average of all models has a test accuracy of {average:.1%}, and {whose} had {before:.1%} before: {why}. "
+        "More rounds, a larger share or a smaller learning rate bring them closer. "
         'algorithm.name = "sp" does without the average'
     )
 

@@ -106,4 +106,6 @@ def test_result_of_a_node_round_trips(tmp_path: Path) -> None:
 def test_clearly_worse_average_gets_advice(before: float | None, average: float, gain: bool) -> None:
     reason = result_file.no_gain(before, average)
     assert (reason == "") is gain
-    assert gain or "a test accuracy of 77.0%, and the models had 80.0% before" in reason
+    assert gain or "a test accuracy of 77.0%, and the models had 80.0% before: they are too far apart" in reason
+    reason = result_file.no_gain(before, average, of_one=True)
+    assert gain or "this node's model had 80.0% before: if it is so at most nodes, they are too far apart" in reason
