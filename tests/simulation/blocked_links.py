@@ -58,10 +58,16 @@ class BlockedLinks:
         self._happened["push relayed"] += 1
         return True
 
-    def reported_by(self, sender: str, plan: Plan) -> tuple[BlockedLink, ...]:
-        """What a sender reports that knows a plan."""
+    def reported_by(self, sender: str, plan: Plan, t: int) -> tuple[BlockedLink, ...]:
+        """What a sender reports that knows a plan, and has a round to push."""
         latest, found = plan.latest, []
-        used = {edge for spec in latest.schedule.graphs for graph in spec.period(latest.names) for edge in graph.edges}
+        used = {
+            edge
+            for record in plan.since(t - 1).records
+            for spec in record.schedule.graphs
+            for graph in spec.period(record.names)
+            for edge in graph.edges
+        }
         for link, (block, since) in sorted(self._blocks.items()):
             age = self._queue.now - since
             noticed = age >= NOTICE_S and link in used

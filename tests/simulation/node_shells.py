@@ -310,7 +310,7 @@ class NodeShells:
         if node := self._state.nodes.get(name):  # else it has just died
             latest = node.state.plan.latest
             farewell = node.farewell() if name in self._state.finished else None
-            blocked = self._state.blocked.reported_by(name, node.state.plan)
+            blocked = self._state.blocked.reported_by(name, node.state.plan, node.state.next_round)
             self._send_up(name, Progress(node.state.next_round, latest.number, latest.digest, farewell, blocked))
 
     def deliver(self, name: str, order: Order) -> None:

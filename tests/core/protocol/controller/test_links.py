@@ -167,3 +167,19 @@ def test_relayed_link_holds_nothing() -> None:
     all_report(cluster, 3)
     assert cluster.links.held_by() == ""
     assert [(view.sender, view.blocked, view.left_out) for view in cluster.links.views] == [("n1", BLOCKED, False)]
+
+
+def test_link_that_stops_the_rounds_before_a_change_of_graph_is_still_named() -> None:
+    """The change begins in a later round, which nobody reaches while the link stops the run."""
+    stops = BlockedLink("n2", 0, "n2.local:1", "no answer", 12.0)
+    cluster = a_started_cluster(4)
+    all_report(cluster, 3, [stops])
+    accepted(cluster, cluster.handle(Rotate(1, (GraphSpec("b"),), Period(1))))
+    latest = the_plan(cluster).latest
+    all_report(cluster, 4, [stops])
+    assert [(view.sender, view.blocked, view.left_out) for view in cluster.links.views] == [("n1", stops, False)]
+    assert cluster.links.held_by().startswith("n1 cannot reach n2")
+    assert all_of(Offer, cluster.handle(Avoid(frozenset({LINK})))) == []  # graph b has no such edge
+    for t in (latest.start + 1, latest.start + 2):
+        all_report(cluster, t, [stops])
+    assert cluster.links.views == ()
