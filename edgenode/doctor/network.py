@@ -21,6 +21,7 @@ from edgenode.net.discovery import Discovery
 from edgenode.net.interfaces import LOOPBACK, interfaces_for
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
+from edgenode.net.reasons import COMPARE_CLOCKS
 from edgenode.net.rpc import accepts, serves
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import Subject
@@ -274,6 +275,6 @@ async def _error_of(targets: Sequence[str], security: Security | None) -> Edgeno
 
 
 def _remedy(error: EdgenodeError) -> str:
-    if isinstance(error, ClockError):
+    if isinstance(error, ClockError) or COMPARE_CLOCKS in str(error):
         return "compare the clocks of both devices"
     return "start it, or open its port in the firewall of its device"

@@ -12,6 +12,7 @@ import pytest
 
 from edgenode.core.protocol.status import ClusterStatus, NodeView, RelayView
 from edgenode.doctor import Finding, Level, network
+from edgenode.errors import ClockError, EdgenodeError, TransportError
 from edgenode.net import operator_server
 from edgenode.net.discovery import Discovery
 from edgenode.net.enrolment_server import enrolment_app
@@ -165,3 +166,12 @@ async def test_announced_processes_are_dialled() -> None:
             f"no controller of cluster '{other}' is announced by mDNS; other clusters are " in found["controller"].text
         )
         assert ours in found["controller"].text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ClockError("n2: late"), TransportError("n2: it ends the connection; compare both clocks, and read its log")],
+)
+def test_device_with_another_clock_is_not_told_to_open_a_port(error: EdgenodeError) -> None:
+    assert network._remedy(error) == "compare the clocks of both devices"
+    assert "firewall" in network._remedy(TransportError("n2: no answer"))

@@ -94,6 +94,11 @@ def test_reason_of_tcp_is_found_in_the_text_of_grpc(details: str, words: str) ->
         ("recvmsg:Connection reset by peer", "it ended the connection"),
         ("Socket closed", "it ended the connection"),
         ("GOAWAY received; Error code: 2; Debug Text: Cancelling all calls", "it ended the connection"),
+        (
+            "ipv4:10.77.0.3:7600: Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification "
+            "Check failed.",
+            "it shows a certificate of another cluster, or of another role or name; compare both clocks",
+        ),
     ],
 )
 def test_text_of_the_core_is_said_in_our_words(core: str, words: str) -> None:
