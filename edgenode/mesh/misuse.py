@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import structlog
@@ -223,11 +224,13 @@ class OptimiserWatch:
         self._kept_stepped = False
         self._left = 0 if any(map(_may_optimise, kept)) else _WATCHED_STEPS
         if self._left:
-            note = weakref.WeakMethod(self._note)  # the hook is global, and may outlive the loop
-            hook = register_optimizer_step_post_hook(lambda o, *_: (noting := note()) and noting(o))
-            self._stop = weakref.finalize(self, hook.remove)
+            _watch_steps()
+            _watches.append(weakref.ref(self, _watches.remove))
 
-    def _note(self, optimizer: torch.optim.Optimizer) -> None:
+    def note(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimiser has taken a step."""
+        if not self._left:
+            return
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]} & self._parameters
         if id(optimizer) in self._kept:
             self._by_kept |= stepped
@@ -256,8 +259,24 @@ class OptimiserWatch:
             )
         self._by_kept.clear()
         self._by_others.clear()
-        if not self._left:
-            self._stop()
+
+
+_watches: list[weakref.ref[OptimiserWatch]] = []
+
+
+@cache
+def _watch_steps() -> None:
+    """Tell all watches of the steps of all optimisers, from now on.
+
+    torch iterates over its global hooks, and a garbage collection may end a watch meanwhile. So no hook is removed.
+    """
+
+    def tell(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        for watch in [reference() for reference in _watches.copy()]:
+            if watch is not None:
+                watch.note(optimizer)
+
+    register_optimizer_step_post_hook(tell)
 
 
 def _optimisers(kept: Iterable[object]) -> Iterable[torch.optim.Optimizer]:

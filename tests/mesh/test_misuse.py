@@ -13,9 +13,11 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from edgenode import ConfigError, EdgenodeError, Mesh
+from edgenode.mesh.misuse import OptimiserWatch
 from tests.mesh.conftest import MakeMesh
 
 OTHER_STEPS = "an optimiser that was not passed to Mesh steps its parameters, so checkpoints do not have its state"
@@ -53,6 +55,20 @@ def test_an_optimiser_that_is_not_passed_is_named(make_mesh: MakeMesh) -> None:
     model, optimizer = linear()
     mesh = make_mesh(model, settings=MANY)
     assert trained(mesh, model, optimizer.step) == [OTHER_STEPS]
+
+
+def test_mesh_that_is_collected_during_a_step_does_not_end_the_step() -> None:
+    """A garbage collection may happen anywhere, also while torch calls its hooks."""
+    model, optimizer = linear()
+    watches = [OptimiserWatch(model.parameters(), [])]
+    hooks = [register_optimizer_step_post_hook(lambda *_: watches.clear()) for _ in range(2)]
+    try:
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert not watches
 
 
 def test_an_optimiser_made_after_the_mesh_is_named(make_mesh: MakeMesh) -> None:
