@@ -36,7 +36,7 @@ _CODES = {
 }
 SET_THE_CLOCK = "set the clock (timedatectl set-ntp true), or renew the certificate if the clock is right"
 _NOT_OURS = "it shows a certificate of another cluster, or of another role or name"
-COMPARE_CLOCKS = "compare both clocks, and read its log"
+COMPARE_CLOCKS = "compare both clocks"
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's codes
 _OF_EXPIRY = re.compile(r"certificate has expired|certificate is not yet valid|CERTIFICATE_EXPIRED")
 # gRPC's C core wraps what matters in addresses, names of states and codes.
@@ -104,7 +104,9 @@ async def unreachable(what: str, target: str, server: str, own: Credentials | No
         return failure(what, exc)
     if own is None:
         return TransportError(f"{what}: something listens there, but not edgenode with --insecure")
-    return TransportError(f"{what}: its certificate is fine, but it ends the connection; {COMPARE_CLOCKS}")
+    return TransportError(
+        f"{what}: its certificate is fine, but it ends the connection; compare both clocks, and read its log"
+    )
 
 
 def is_of_the_clock(error: Exception) -> bool:
@@ -122,7 +124,7 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
         return _NOT_OURS
     if "Hostname Verification" in details:  # also of a device whose clock is far ahead
-        return f"{_NOT_OURS}; {COMPARE_CLOCKS}"
+        return f"{_NOT_OURS}; {COMPARE_CLOCKS}, and read its log"
     if error.code() is grpc.StatusCode.UNAVAILABLE and _NO_ANSWER.search(details):
         return _why_connection(TimeoutError())
     if error.code() is grpc.StatusCode.UNAVAILABLE and _END.search(details):
