@@ -98,8 +98,12 @@ def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     kinds = happened(play_all(faults.build_run_with_fixed_members, seeds))
     for kind in ("restarted with another member", "resumed after all were down", "let go", "no answer expected"):
         assert kinds[kind], kind
-    assert kinds["started again after its end"] or len(seeds) < 500
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
+
+
+def test_fixed_members_that_ended_and_are_needed_are_started_again() -> None:
+    kinds = happened(play_all(faults.build_run_with_fixed_members, range(501092, 501093)))
+    assert kinds["exited after its end"] and kinds["started again after its end"]
 
 
 @pytest.mark.slow
