@@ -24,6 +24,7 @@ RUN = toml("README.md", "Train on four devices")
 INVITE = r"inv-[0-9a-z]+"
 TRAINED_S = 600.0
 _CHARS_PER_MINUTE, _PASTE_S = 200, 3.0  # a person types each command once, and pastes it on the other boards
+_OF_BOARD = "--ns $$ --nslist net"  # of all processes of this machine, those in the namespace of the board
 _THERE = ("sudo apt", "git clone")  # the packages and the checkout
 
 
@@ -125,7 +126,7 @@ def train_by_hand(all_boards: list[Board]) -> None:
     for log in logs:
         until(lambda log=log: "run stopped" in log.read_text(), "all nodes stop")
 
-    until(lambda: not first.run("pgrep -f '[e]dgenode controller' || true"), "the controller ends")
+    until(lambda: not first.run(f"pgrep {_OF_BOARD} -f '[e]dgenode controller' || true"), "the controller ends")
     first.leave_running(start.text)
     logs = [board.leave_running(line) for board, line in zip(all_boards, typed, strict=True)]  # the invites are used
     for log in logs:
@@ -136,9 +137,8 @@ def train_by_hand(all_boards: list[Board]) -> None:
 def reboot(board: Board) -> None:
     """Cut the power of a node, in the middle of the run, and start its service as systemd does at boot."""
     until(lambda: "run begins" in node_log(board), "the run begins")
-    board.run(
-        "pkill -KILL -f 'edgenode run --config /etc/edgenode/[r]un.toml --state-dir /var/lib/edgenode/node' || true"
-    )
+    node = "edgenode run --config /etc/edgenode/[r]un.toml --state-dir /var/lib/edgenode/node"
+    board.run(f"pkill -KILL {_OF_BOARD} -f '{node}'")
     board.run("systemctl restart edgenode-node")
 
 
