@@ -52,7 +52,7 @@ first_seeds = pytest.mark.group("first seeds")
 @pytest.fixture(scope="module")
 def quick() -> list[Trial[int]]:
     """The first seeds, played once for all tests."""
-    return play_all(faults.build_run, range(40), digests=True)
+    return play_all(faults.build_run, range(60), digests=True)
 
 
 @first_seeds
@@ -73,7 +73,7 @@ def test_rolling_exchange_keeps_its_mass_in_every_disaster(quick: list[Trial[int
     """A quarter of the runs have several blocks. `mass_accounting` checks the sum of every block."""
     learners = (next(iter(faults.build_run(trial.of).learners.values())) for trial in quick)
     rolling = [trial for trial, learner in zip(quick, learners, strict=True) if learner.blocks > 1]
-    assert len(rolling) > 5
+    assert len(rolling) > 10
     for kind in ("evicted", "joined", "leave", "duplicated", "lost", "evict", "kill"):
         assert happened(rolling)[kind], kind
 
@@ -81,7 +81,7 @@ def test_rolling_exchange_keeps_its_mass_in_every_disaster(quick: list[Trial[int
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_neither_do_the_disasters_of_all_seeds() -> None:
-    played = play_all(faults.build_run, [*range(40, 1000), *_FOUND_DEFECTS])
+    played = play_all(faults.build_run, [*range(60, 1000), *_FOUND_DEFECTS])
     assert [kind for kind in faults.KINDS if not happened(played)[kind]] == []
 
 
