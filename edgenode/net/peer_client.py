@@ -152,9 +152,9 @@ class PeerLink:
             if self._is_done():
                 return
         peer = self._peer_addresses()
-        if self._by_relay and failing_s >= _RELAY_AFTER_S and self._unanswered:
+        if self._by_relay and failing_s >= _RELAY_AFTER_S and self._unanswered and (relays := self._relays()):
             self._by_relay = False
-            await self._connect_by_relay(peer)
+            await self._connect_by_relay(peer, relays)
             return
         attempt = next(self._attempts)
         if not peer.addresses:
@@ -176,18 +176,18 @@ class PeerLink:
             self._wake.clear()
             await self._wake.wait()
 
-    async def _connect_by_relay(self, peer: PeerAddresses) -> None:
+    async def _connect_by_relay(self, peer: PeerAddresses, relays: Sequence[Relay]) -> None:
         """Try one relay after the other, first this process and the one that worked last. A connection ends it."""
         tried = []
         first = (self._identity.node, self._good_relay)
-        for relay in sorted(self._relays(), key=lambda relay: relay.name not in first):
+        for relay in sorted(relays, key=lambda relay: relay.name not in first):
             self._good_relay = ""
             if (ended := await self._converse_by(relay, peer)) is None:
                 return
             if self._good_relay:
                 raise ended
             tried.append(str(ended))
-        raise TransportError("; ".join(tried) or f"no process is known that may relay to {self.to}")
+        raise TransportError("; ".join(tried))
 
     async def _converse_by(self, relay: Relay, peer: PeerAddresses) -> EdgenodeError | None:
         """One connection by a relay. Return what ended it, or None if everything is answered."""

@@ -146,6 +146,19 @@ async def test_failure_by_way_of_a_relay_names_the_receiver(
     ]
 
 
+async def test_without_a_relay_the_reason_is_that_of_the_direct_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_client, "Outage", partial(Outage, first_s=0.0))
+    monkeypatch.setattr(retry, "_LOG_EVERY_S", 0.0)
+    sender = Sender(NOBODY)
+    sender.link.push(a_message(0))
+    with capture_logs() as logs:
+        pushing = asyncio.create_task(sender.link.run())
+        await until(lambda: len([line for line in logs if "why" in line]) > 3)
+        pushing.cancel()
+    reasons = {line["why"] for line in logs if "why" in line}
+    assert reasons == {f"{NOBODY}: connection refused: nothing listens there, or a firewall rejects it"}
+
+
 @pytest.fixture
 def full() -> Iterator[str]:
     """A listener whose queue is full: the kernel drops what is sent to its port, as a firewall does."""
