@@ -80,11 +80,12 @@ def title(status: ClusterStatus) -> str:
 
 
 def _graph_line(plan: Plan, t: int) -> str:
-    switch = next_switch(plan, t)
-    following = f", then {switch['graph']} from round {switch['round']}" if switch else ""
+    switch, name = next_switch(plan, t), plan.at(t).schedule.spec(t).name
+    ahead = switch if switch and switch["graph"] != name else None  # a change of members may keep the graph
+    following = f", then {ahead['graph']} from round {ahead['round']}" if ahead else ""
     edges = sorted(plan.graph(t).edges)
     drawn = "  ".join(f"{s}→{r}" for s, r in edges) if len(edges) <= _MOST_EDGES else f"{len(edges)} edges"
-    return f"graph {plan.at(t).schedule.spec(t).name} ({drawn}){following}"
+    return f"graph {name} ({drawn}){following}"
 
 
 # Columns ---------------------------------------------------------------------------------------------------

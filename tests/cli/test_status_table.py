@@ -74,6 +74,12 @@ def test_title_names_graph_edges_and_next_switch() -> None:
     )
 
 
+def test_title_names_no_switch_to_the_graph_that_is_in_use() -> None:
+    plan = create_plan("home", [Member(f"n{i}") for i in range(4)], Schedule((A,), every=1))
+    changed = plan.extend(plan.successor(7, schedule=Schedule((A,), every=1, origin=7)))
+    assert title(a_status(a_node(round=3), plan=changed)) == "home: graph a (n0→n1  n1→n2  n2→n3  n3→n0)"
+
+
 def test_title_estimates_the_time_that_is_left() -> None:
     status = a_status(a_node("n0", round=12), plan=a_plan(last=EVERYONE, last_from=12))
     assert title(replace(status, time_left_s=754.4)).endswith("(12 edges), about 12 min 34 s left")
