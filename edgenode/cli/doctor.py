@@ -127,6 +127,7 @@ async def _findings(
         yield problem("run.toml", str(exc), "correct it")
         return
     state_dir = state_dir or default_state_dir(config.run.cluster, default_name())
+    said = set[str]()
     for finding in (
         *machine.torch(config),
         *cuda_build.cuda(),
@@ -135,11 +136,13 @@ async def _findings(
         *(traffic.relayed(config) if where.controller != "none" else ()),
         machine.power(),
     ):
+        said.add(finding.text)
         yield finding
     try:
         check_networked(config, controller=where.controller != "none")
     except ConfigError as exc:
-        yield problem("run.toml", str(exc), "correct it, or the options of edgenode run")
+        if str(exc) not in said:
+            yield problem("run.toml", str(exc), "correct it, or the options of edgenode run")
     security, finding = _certificate(state_dir, insecure, config.run.cluster, where.controller)
     yield finding
     yield await network.port("port", where.listen, True, security)

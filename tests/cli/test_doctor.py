@@ -87,6 +87,13 @@ def test_settings_that_a_controller_refuses_are_a_problem(tmp_path: Path) -> Non
     assert [line.split()[0] for line in found] == ["problem"]
 
 
+@pytest.mark.usefixtures("quiet_network")
+def test_one_cause_is_one_problem(tmp_path: Path) -> None:
+    where = ("--listen", "127.0.0.1:0", "--state-dir", str(tmp_path), "--controller", "127.0.0.1:1")
+    result = run(*where, "--set", "run.threads=1", "--set", "run.device=cpu", "--set", "algorithm.name=d2")
+    assert result.output.count("d2 cannot use a: its weights are not symmetric") == 1
+
+
 def test_problem_is_exit_code_1_with_its_remedy() -> None:
     result = run("--set", "run.nodes=none")
     assert result.exit_code == 1
