@@ -2,13 +2,14 @@
 
     python -m tests.floods.flood --seconds 600 "tests/floods/connections.py silent {controller}:7700 {node}:7600"
     python -m tests.floods.flood --seconds 600 | tee floods.md
+    python -m tests.floods.flood --seconds 90 --only mDNS --only controllers
 
 This measures a run before, during and after an attack, and prints a row of a table. Each argument is the command line
 of an attacker, and all of them attack at the same time. Without one, each attack of `SERIES` gets a run of its own: for
-600 s each, that takes two and a half hours. `{controller}`, `{node}` and `{attacker}` stand for the addresses of the
-controller, of node-0 and of the attacker, and `{folder}` for the folder of the run. All hosts share the processors of
-this machine, and a real attacker has its own. So the attacker has the lowest priority (nice 19), and a step of the run
-takes 50 ms, in which nobody computes.
+600 s each, that takes two and a half hours. `--only` plays those whose name has one of these texts. `{controller}`,
+`{node}` and `{attacker}` stand for the addresses of the controller, of node-0 and of the attacker, and `{folder}` for
+the folder of the run. All hosts share the processors of this machine, and a real attacker has its own. So the attacker
+has the lowest priority (nice 19), and a step of the run takes 50 ms, in which nobody computes.
 """
 
 from __future__ import annotations
@@ -243,9 +244,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of the attack")
     parser.add_argument("--quiet", type=float, default=60.0, help="seconds before and after it")
     parser.add_argument("--files", type=int, default=1024, help="limit of open files of every process")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="the attacks of the series with this text")
     parser.add_argument("attackers", nargs="*", help="a program and its arguments, quoted")
     options = parser.parse_args(argv)
-    series = {" and ".join(options.attackers): options.attackers} if options.attackers else SERIES
+    wanted = options.only or [""]
+    series = {name: programs for name, programs in SERIES.items() if any(text in name for text in wanted)}
+    if options.attackers:
+        series = {" and ".join(options.attackers): options.attackers}
     failed = False
     print(HEAD)
     for name, programs in series.items():
