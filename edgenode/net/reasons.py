@@ -104,9 +104,8 @@ async def unreachable(what: str, target: str, server: str, own: Credentials | No
         return failure(what, exc)
     if own is None:
         return TransportError(f"{what}: something listens there, but not edgenode with --insecure")
-    return TransportError(
-        f"{what}: its certificate is fine, but it ends the connection; compare both clocks, and read its log"
-    )
+    why = "its certificate is fine, but it ended the connection; if this lasts, compare both clocks, and read its log"
+    return TransportError(f"{what}: {why}")
 
 
 def is_of_the_clock(error: Exception) -> bool:
@@ -124,7 +123,7 @@ def _why_call(error: grpc.aio.AioRpcError) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details or "not verified" in details:
         return _NOT_OURS
     if "Hostname Verification" in details:  # also of a device whose clock is far ahead
-        return f"{_NOT_OURS}; {COMPARE_CLOCKS}, and read its log"
+        return f"a clock is wrong, or {_NOT_OURS}; {COMPARE_CLOCKS}, and read its log"
     if error.code() is grpc.StatusCode.UNAVAILABLE and _NO_ANSWER.search(details):
         return _why_connection(TimeoutError())
     if error.code() is grpc.StatusCode.UNAVAILABLE and _END.search(details):

@@ -170,7 +170,7 @@ async def test_announced_processes_are_dialled() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ClockError("n2: late"), TransportError("n2: it ends the connection; compare both clocks, and read its log")],
+    [ClockError("n2: late"), TransportError("n2: it ended the connection; compare both clocks, and read its log")],
 )
 def test_device_with_another_clock_is_not_told_to_open_a_port(error: EdgenodeError) -> None:
     assert network._remedy(error) == "compare the clocks of both devices"
