@@ -30,9 +30,9 @@ def log_order(node: str, order: Order) -> None:
         case Offer(record):
             log.info("offering a change of plan", to=node, record=record.number, at_round=record.start)
         case Fence(_, ballot, evicted):
-            log.warning("fencing", node=node, without=sorted(evicted), ballot=ballot)
+            log.warning("fencing", to=node, without=sorted(evicted), ballot=ballot)
         case EvictionCommitted():
-            log.info("eviction committed", node=node)
+            log.info("eviction committed", to=node)
         case Restart(reason):
             log.warning("restarting a member", node=node, reason=reason)
         case Standby(reason=reason) if reason:
