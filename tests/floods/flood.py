@@ -247,10 +247,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", action="append", metavar="TEXT", help="the attacks of the series with this text")
     parser.add_argument("attackers", nargs="*", help="a program and its arguments, quoted")
     options = parser.parse_args(argv)
+    if options.attackers and options.only:
+        parser.error("--only chooses from the series, and attackers are given")
     wanted = options.only or [""]
     series = {name: programs for name, programs in SERIES.items() if any(text in name for text in wanted)}
     if options.attackers:
         series = {" and ".join(options.attackers): options.attackers}
+    if not series:
+        parser.error(f"no attack of the series has this text; they are: {'; '.join(SERIES)}")
     failed = False
     print(HEAD)
     for name, programs in series.items():
