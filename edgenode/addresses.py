@@ -18,14 +18,25 @@ def split_address(address: str) -> tuple[str, int]:
         ConfigError: it is not an address.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65_535:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
         raise ConfigError(f"{address!r} is not an address: expected host:port")
-    return host.strip("[]"), int(port)
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host or "[" in host or "]" in host:
+        raise ConfigError(
+            f"{address!r} is not an address: expected host:port, with an IPv6 host in brackets, [::1]:7600"
+        )
+    return host, int(port)
 
 
 def join_address(host: str, port: int) -> str:
     """The inverse of ``split_address``."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_ipv6(address: str) -> bool:
+    """Return whether the host of host:port is an IPv6 address."""
+    return ":" in split_address(address)[0]
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode import addresses
-from edgenode.addresses import join_address, split_address
+from edgenode.addresses import is_ipv6, join_address, split_address
 from edgenode.errors import ConfigError
 
 
@@ -32,10 +32,23 @@ def test_split_is_the_inverse_of_join(host: str, port: int) -> None:
     assert split_address(join_address(host, port)) == (host, port)
 
 
-@pytest.mark.parametrize("wrong", ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 "])
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "host", "host:", "host:http", "host:-1", "host:65536", "[::1]", "host:7 ", "host:٧", "::1:7600", "[::1:7600"],
+)
 def test_malformed_address_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match="is not an address: expected host:port"):
         split_address(wrong)
+
+
+def test_ipv6_host_without_brackets_is_explained() -> None:
+    with pytest.raises(ConfigError, match=r"with an IPv6 host in brackets, \[::1\]:7600"):
+        split_address("2001:db8::10:7600")  # 7600 may be a part of the host
+
+
+def test_family_shows_in_the_host() -> None:
+    assert is_ipv6("[2001:db8::10]:7600")
+    assert not any(map(is_ipv6, ("10.0.0.5:7600", "run.example.org:7600", ":7600")))
 
 
 def test_free_ports_are_distinct_and_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ from edgenode.errors import CheckpointError, ConfigError, OtherRun, RemoteProtoc
 from edgenode.net import control_server, credential_server, operator_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.discovery import Discovery
-from edgenode.net.interfaces import interfaces_for
+from edgenode.net.interfaces import addresses_to_announce, interfaces_for
 from edgenode.net.mdns_service import Service
 from edgenode.net.operator_server import OperatorServer
 from edgenode.net.rpc import Services, serving
@@ -193,7 +193,7 @@ class Controller:
         page = await stack.enter_async_context(self._page.serving(self.operator_service, self._recorder))
         found = await stack.enter_async_context(Discovery(cluster, interfaces_for(host)))
         ours, leadership = (
-            Service("controller", cluster, "controller", (), port, PROTOCOL),
+            Service("controller", cluster, "controller", addresses_to_announce(host), port, PROTOCOL),
             self.cluster.state.leadership,
         )
         is_new = self._enrolment is not None and self._enrolment.is_new

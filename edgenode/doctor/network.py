@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,13 +13,13 @@ from dataclasses import replace
 
 from zeroconf import DNSOutgoing, DNSQuestion  # type: ignore[attr-defined]  # there, and documented
 
-from edgenode.addresses import split_address
+from edgenode.addresses import join_address, split_address
 from edgenode.core.protocol.status import ClusterStatus, RelayView
 from edgenode.core.wording import counted, listed
 from edgenode.doctor import Finding, Level, ok, problem, warning
 from edgenode.errors import ClockError, EdgenodeError, TransportError
 from edgenode.net.discovery import Discovery
-from edgenode.net.interfaces import LOOPBACK, interfaces_for
+from edgenode.net.interfaces import LOOPBACK, WILDCARDS, interface_of, interfaces_for, own_addresses
 from edgenode.net.mdns_service import SERVICE_TYPES, Service
 from edgenode.net.operator_client import operator_client
 from edgenode.net.reasons import COMPARE_CLOCKS
@@ -26,7 +27,7 @@ from edgenode.net.rpc import accepts, serves
 from edgenode.net.tls import INSECURE, Security
 from edgenode.security.subject import Subject
 
-_GROUP, _PORT = "224.0.0.251", 5353
+_GROUP, _GROUP6, _PORT = "224.0.0.251", "ff02::fb", 5353
 _IP_MULTICAST_ALL = 49  # Linux: with 0, a socket receives only what arrives at its own interface
 _PTR, _IN, _QUERY = 12, 1, 0
 _LISTEN_S = 2.0
@@ -47,7 +48,7 @@ async def port(check: str, listen: str, needed: bool, security: Security | None 
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
     with suppress(EdgenodeError):
-        await serves(f"{LOOPBACK if host in ('', '0.0.0.0', '::') else host}:{number}", _DIAL_S, security)
+        await serves(join_address(LOOPBACK if host in WILDCARDS else host, number), _DIAL_S, security)
         return ok(check, f"edgenode serves at {listen} already")
     text = f"cannot listen on {listen}: {reason}"
     if needed:
@@ -62,17 +63,17 @@ async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Fi
     """Send an mDNS query on each interface: does it come back, and does any other device answer?
 
     Args:
-        interfaces: their IPv4 addresses.
+        interfaces: their addresses.
         needed: True if a run needs multicast on at least one of them.
     """
-    networks = [address for address in interfaces if address != LOOPBACK]
+    of_each = {_interface_and_family(address): address for address in reversed(interfaces) if address != LOOPBACK}
+    networks = [*reversed(of_each.values())]
     if not networks:
         yield warning(
             "multicast", "no interface except loopback is up", "connect the network, or run all nodes on this machine"
         )
-    found = await asyncio.gather(
-        *(asyncio.to_thread(_multicast_on, a, frozenset(interfaces), needed) for a in networks)
-    )
+    ours = frozenset((*interfaces, *own_addresses()))
+    found = await asyncio.gather(*(asyncio.to_thread(_multicast_on, a, ours, needed) for a in networks))
     suffices = not needed or any(finding.level is not Level.PROBLEM for finding in found)
     for finding in found:
         is_tolerable = suffices and finding.level is Level.PROBLEM
@@ -80,14 +81,15 @@ async def multicast(interfaces: Sequence[str], needed: bool) -> AsyncIterator[Fi
 
 
 def _multicast_on(address: str, ours: frozenset[str], needed: bool) -> Finding:
-    name, instead = _interface(address), ", or use --controller H:P, which needs no multicast" if needed else ""
+    name, group = _interface(address), _GROUP6 if ":" in address else _GROUP
+    instead = ", or use --controller H:P, which needs no multicast" if needed else ""
     try:
         came_back, sources = _echo(address)
     except OSError as exc:
         text = f"{name}: {exc.strerror or exc}"
         return problem("multicast", text, f"let UDP port {_PORT} out of the firewall{instead}")
     if not came_back:
-        text = f"{name}: what is sent to {_GROUP}:{_PORT} does not come back"
+        text = f"{name}: what is sent to {join_address(group, _PORT)} does not come back"
         return problem("multicast", text, f"let UDP port {_PORT} through the firewall, in and out{instead}")
     if others := sorted(sources - ours):
         return ok("multicast", f"{name}: works, with answers from {listed(others)}")
@@ -107,12 +109,12 @@ def _echo(address: str) -> tuple[bool, set[str]]:
         end += _LISTEN_S
         while (now := time.monotonic()) < end:
             if now >= ask_at:
-                ours.sendto(question, (_GROUP, _PORT))
+                ours.sendto(question, (_GROUP6 if ":" in address else _GROUP, _PORT))
                 ask_at = now + _ASK_EVERY_S
             ours.settimeout(max(0.01, min(ask_at, end) - now))
             with suppress(TimeoutError):
                 packet, source = ours.recvfrom(1 << 16)
-                sources.add(source[0])
+                sources.add(source[0].partition("%")[0])
                 came_back = came_back or packet == question
     return came_back, sources
 
@@ -129,29 +131,51 @@ def _question() -> bytes:
 
 def _socket(address: str) -> socket.socket:
     """A socket of the mDNS group on one interface. Other programs may have one too."""
-    ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ours = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "SO_REUSEPORT"):
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        ours.bind(("", _PORT))
-        interface = socket.inet_aton(address)
-        ours.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(_GROUP) + interface)
-        ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
-        ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
-        with suppress(OSError):  # not on Linux
-            ours.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        if ours.family == socket.AF_INET6:
+            _take_group6(ours, address)
+        else:
+            _take_group(ours, address)
     except OSError:
         ours.close()
         raise
     return ours
 
 
-def _interface(address: str) -> str:
-    import ifaddr
+def _take_group(ours: socket.socket, address: str) -> None:
+    ours.bind(("", _PORT))
+    interface = socket.inet_aton(address)
+    ours.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(_GROUP) + interface)
+    ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
+    ours.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+    with suppress(OSError):  # not on Linux
+        ours.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
 
-    names = [a.nice_name for a in ifaddr.get_adapters() for ip in a.ips if ip.ip == address]
-    return f"{names[0]} ({address})" if names else address
+
+def _take_group6(ours: socket.socket, address: str) -> None:
+    ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    _, index = interface_of(address)
+    ours.bind((_GROUP6, _PORT, 0, index))  # of the group: it receives what arrives at this interface only
+    interface = struct.pack("@I", index)
+    ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, _GROUP6) + interface)
+    ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface)
+    ours.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+
+
+def _interface_and_family(address: str) -> tuple[str, bool]:
+    """What one socket of mDNS serves, whatever other addresses the interface has."""
+    return _interface(address).partition(" ")[0], ":" in address
+
+
+def _interface(address: str) -> str:
+    try:
+        return f"{interface_of(address)[0]} ({address})"
+    except OSError:
+        return address
 
 
 # --- other processes --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import count
 
+from edgenode.addresses import is_ipv6
 from edgenode.errors import TransportError
 from edgenode.net.reasons import unreachable
 from edgenode.net.rpc import accepts
@@ -48,6 +49,19 @@ async def first_to_answer(targets: Targets, securities: Sequence[Security], time
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def ipv4_first(targets: Targets, head_start_s: float) -> Targets:
+    """Show the addresses of IPv4 some time before the others.
+
+    The family in which a node finds its controller is that of its address in the plan, and most devices have IPv4.
+    """
+    async for found in targets:
+        both = [*found]
+        if 0 < len(first := [target for target in both if not is_ipv6(target)]) < len(both):
+            yield first
+            await asyncio.sleep(head_start_s)
+        yield both
 
 
 class _Search:

@@ -64,8 +64,8 @@ class Discovery:
 
     Args:
         cluster: "" to look at every cluster, and announce nothing.
-        interfaces: IP addresses of this machine. Empty for every IPv4 interface that is up except loopback, or for
-            loopback if there is no other.
+        interfaces: IP addresses of this machine. Empty for every interface that is up except loopback, with IPv4 and
+            IPv6, or for loopback if there is no other.
 
     Attributes:
         interfaces: IP addresses of the interfaces in use.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 
 import ifaddr
@@ -14,14 +16,19 @@ from edgenode.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 WILDCARDS = ("", "0.0.0.0", "::")
+Interface = IPv4Interface | IPv6Interface
+"""An address of this machine, with its network."""
+
 _IFF_UP = 1
+_IF_INET6 = Path("/proc/net/if_inet6")
+_PASSING = 0x01 | 0x08 | 0x20 | 0x40  # IFA_F_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE
 
 
 def interfaces_for(listen_host: str) -> tuple[str, ...]:
     """The addresses of the interfaces on which a process that listens on ``listen_host`` uses mDNS.
 
-    A loopback host uses loopback only. "" and the wildcard use every IPv4 interface that is up, and loopback. Any
-    other address uses itself.
+    A loopback host uses loopback only. "" and the wildcards use every interface that is up, with IPv4 and IPv6, and
+    loopback. Any other address uses itself.
 
     Raises:
         ConfigError: it is a host name.
@@ -45,28 +52,66 @@ def address_for_others(listen_host: str) -> str:
     if listen_host not in WILDCARDS:
         return interfaces_for(listen_host)[0]
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        if family == socket.AF_INET6 and (listen_host != "::" or network_addresses()):
-            continue
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))  # sends nothing, only selects the route
             return str(probe.getsockname()[0])
     return interfaces_for(listen_host)[0]
 
 
+def addresses_to_announce(listen_host: str) -> tuple[str, ...]:
+    """The addresses at which mDNS announces a process. Empty for those of its interfaces.
+
+    A process that listens at one address of loopback, such as ::1, is not at the others.
+    """
+    return (listen_host,) if listen_host != "localhost" and is_loopback(listen_host) else ()
+
+
 def network_addresses() -> tuple[str, ...]:
-    """The IPv4 addresses of all interfaces that are up, except loopback, in the system's order."""
+    """The addresses of all interfaces that are up, except loopback: those of IPv4 first, in the system's order.
+
+    Link-local IPv6 addresses are left out, because they mean something else at each machine. So are those that do not
+    last, such as the temporary ones that hide a machine from servers.
+    """
     return tuple(str(interface.ip) for interface in network_interfaces())
 
 
-def network_interfaces() -> tuple[IPv4Interface, ...]:
+def network_interfaces() -> tuple[Interface, ...]:
     """``network_addresses``, with the network of each."""
-    return tuple(
-        IPv4Interface((ip.ip, ip.network_prefix))
-        for adapter in ifaddr.get_adapters()
-        if _is_up(adapter.name)
-        for ip in adapter.ips
-        if isinstance(ip.ip, str) and not ip_address(ip.ip).is_loopback
-    )
+    passing = _passing_addresses()
+    found = [_interface(ip) for adapter in ifaddr.get_adapters() if _is_up(adapter.name) for ip in adapter.ips]
+    lasting = [one for one in found if not one.ip.is_loopback and not _is_scoped(one) and one.ip not in passing]
+    return tuple(sorted(lasting, key=lambda one: one.version))
+
+
+def interface_of(address: str) -> tuple[str, int]:
+    """The name and the index of the interface that has an address.
+
+    Raises:
+        OSError: none has it.
+    """
+    for adapter in ifaddr.get_adapters():
+        if any(str(_interface(ip).ip) == address for ip in adapter.ips):
+            return adapter.nice_name, adapter.index or 0
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
+def _interface(ip: ifaddr.IP) -> Interface:
+    if isinstance(ip.ip, str):
+        return IPv4Interface((ip.ip, ip.network_prefix))
+    return IPv6Interface((ip.ip[0], ip.network_prefix))
+
+
+def _is_scoped(interface: Interface) -> bool:
+    return interface.version == 6 and interface.ip.is_link_local
+
+
+def _passing_addresses() -> frozenset[IPv6Address]:
+    """The IPv6 addresses that this machine has for a while, or not yet. Known on Linux only."""
+    try:
+        rows = [line.split() for line in _IF_INET6.read_text().splitlines()]
+    except OSError:
+        return frozenset()
+    return frozenset(IPv6Address(int(row[0], 16)) for row in rows if int(row[4], 16) & _PASSING)
 
 
 def is_loopback(host: str) -> bool:
@@ -79,7 +124,7 @@ def is_loopback(host: str) -> bool:
 
 def is_this_machine(host: str) -> bool:
     """Return whether a host name or an address belongs to this machine. False if the name cannot be resolved."""
-    own = _own_addresses()
+    own = own_addresses()
     try:
         found = {str(address[0]) for *_, address in socket.getaddrinfo(host, None)}
     except OSError:
@@ -93,7 +138,7 @@ def check_interfaces(addresses: Sequence[str]) -> None:
     Raises:
         ConfigError: one does not, or is not an IP address.
     """
-    known = _own_addresses()
+    known = own_addresses()
     for address in addresses:
         if not parse_ip(address, "interface").is_loopback and address not in known:
             raise ConfigError(f"no interface has the address {address}: choose one of {', '.join(sorted(known))}")
@@ -122,5 +167,6 @@ def _is_up(interface: str) -> bool:
         return True
 
 
-def _own_addresses() -> set[str]:
+def own_addresses() -> set[str]:
+    """Every address of this machine."""
     return {ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips}

@@ -33,18 +33,15 @@ Welcome = Callable[[socket.socket, str, Place], None]
 """Serves an accepted connection, which does not block, from an address (host:port). It frees the place at the end."""
 
 
-def bind(listen: str, dualstack: bool = False) -> list[socket.socket]:
-    """Return sockets that listen at host:port, all at one port.
-
-    Args:
-        dualstack: a wildcard takes IPv4 and IPv6.
+def bind(listen: str) -> list[socket.socket]:
+    """Return sockets that listen at host:port, all at one port. A wildcard takes IPv4 and IPv6.
 
     Raises:
         OSError: the address cannot be bound.
         ConfigError: it is not an address.
     """
     host, port = split_address(listen)
-    if dualstack and host in WILDCARDS and socket.has_dualstack_ipv6():
+    if host in WILDCARDS and socket.has_dualstack_ipv6():
         with suppress(OSError):
             return [_bound(socket.AF_INET6, "::", port, dualstack=True)]
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

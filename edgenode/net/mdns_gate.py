@@ -63,7 +63,7 @@ class MdnsGate(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str | int, ...]) -> None:
         """Drop a packet, or pass it on."""
-        source = str(addr[0])
+        source = str(addr[0]).removeprefix("::ffff:")  # which a socket for both families puts before IPv4
         if len(data) not in _SIZES or not any(name in data.lower() for name in _OURS):
             return
         entries = max(1, sum(unpack_from("!4H", data, 4)))

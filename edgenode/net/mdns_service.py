@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
 from zeroconf import ServiceInfo
 
 from edgenode.addresses import join_address
 from edgenode.names import is_name
+from edgenode.net.interfaces import Interface
 
 Kind = Literal["node", "controller"]
 
@@ -55,7 +56,7 @@ def service_to_info(service: Service, addresses: Sequence[str]) -> ServiceInfo:
     return ServiceInfo(service_type, name, service.port, properties=text, server=name, parsed_addresses=list(addresses))
 
 
-def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Service | None:
+def service_from_info(info: ServiceInfo, own: Sequence[Interface]) -> Service | None:
     """A service from outside. None if its description is incomplete or invalid, or in the name of another service.
 
     Addresses in a network of this machine come first, because others need not be reachable. Addresses that this machine
@@ -77,7 +78,7 @@ def service_from_info(info: ServiceInfo, own: Sequence[IPv4Interface]) -> Servic
     return service if info.name.lower() == instance_name(service) else None
 
 
-def _distance(address: IPv4Address | IPv6Address, own: Sequence[IPv4Interface]) -> tuple[int, int]:
+def _distance(address: IPv4Address | IPv6Address, own: Sequence[Interface]) -> tuple[int, int]:
     """The smaller, the earlier: in an own network, elsewhere, at this machine. Then by the order of the interfaces."""
     for index, interface in enumerate(own):
         if address == interface.ip:

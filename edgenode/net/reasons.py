@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import grpc
 import grpc.aio
 
+from edgenode.addresses import split_address
 from edgenode.errors import ClockError, TransportError, in_words
 from edgenode.security.certificates import Credentials
 
@@ -92,12 +93,11 @@ async def unreachable(what: str, target: str, server: str, own: Credentials | No
     """
     if own is not None and (until := own.expires()) <= datetime.now(UTC):
         return ClockError(f"{what}: {expired(until)}")
-    host, _, port = target.rpartition(":")
     trust = None if own is None else ssl.create_default_context(cadata=own.authority.decode())
     try:
         async with asyncio.timeout(_DIAL_S):
             _, writer = await asyncio.open_connection(
-                host.strip("[]"), int(port), ssl=trust, server_hostname=None if trust is None else server
+                *split_address(target), ssl=trust, server_hostname=None if trust is None else server
             )
         writer.transport.abort()
     except (OSError, ValueError) as exc:
@@ -152,8 +152,10 @@ def _why_connection(error: Exception) -> str:
             return f"its name cannot be resolved ({error.strerror})"
         case ConnectionError():
             return "it ended the connection"
-        case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH as number):
+        case OSError(errno=errno.EHOSTUNREACH as number):
             return f"{os.strerror(number).lower()}: it is off, or a firewall rejects it"
+        case OSError(errno=errno.ENETUNREACH as number):
+            return f"{os.strerror(number).lower()}: no way leads there from here, as where one side has IPv6 only"
         case OSError(errno=int(number), strerror=str(reason)) if reason.startswith("Connect call failed"):  # asyncio's
             return os.strerror(number).lower()
         case OSError(strerror=str(reason)) if reason:

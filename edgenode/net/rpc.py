@@ -145,7 +145,7 @@ async def _calls_ended() -> None:
 
 def _bind(listen: str) -> list[socket.socket]:
     try:
-        return bind(listen, dualstack=True)
+        return bind(listen)
     except OSError as exc:
         raise ConfigError(f"cannot listen on {listen}: {why_not(exc)}") from exc
 

@@ -27,6 +27,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from edgenode.addresses import split_address
 from edgenode.errors import EdgenodeError, RemoteProtocolError, SecurityError, TransportError
 from edgenode.net.door import MOST_OF_ROLE, Door, LiveCalls
 from edgenode.net.front import peer_of
@@ -203,11 +204,10 @@ def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
 
 async def _shown_certificate(target: str, server: str, authority: bytes, what: str) -> bytes:
     """The certificate (PEM) of the server at host:port, which is valid for a DNS name."""
-    host, _, port = target.rpartition(":")
     trust = ssl.create_default_context(cadata=authority.decode())
     try:
         async with asyncio.timeout(_SHOW_S):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=trust, server_hostname=server)
+            _, writer = await asyncio.open_connection(*split_address(target), ssl=trust, server_hostname=server)
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()
     except (OSError, ValueError) as exc:  # a TimeoutError, and an SSLError, are OSErrors

@@ -45,8 +45,8 @@ from edgenode.core.protocol.relays import Relays
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
 from edgenode.net.control_client import ControlLink
-from edgenode.net.dialling import first_to_answer
-from edgenode.net.interfaces import interfaces_for
+from edgenode.net.dialling import first_to_answer, ipv4_first
+from edgenode.net.interfaces import WILDCARDS, addresses_to_announce, interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
 from edgenode.net.relay_client import ask, relays_of
 from edgenode.net.rpc import accepts, address_towards
@@ -208,7 +208,7 @@ class ControllerBootstrap:
     def join_report(self, controller: str) -> Join:
         """The first report to a controller at host:port: of a newcomer, or of a member that lost its link."""
         host = self._options.listen_host
-        if host in ("", "0.0.0.0", "::"):
+        if host in WILDCARDS:
             host = address_towards(controller)
         rounds, plan = self._local.saved
         snapshot = self._snapshot() if self._snapshot is not None else None
@@ -304,7 +304,7 @@ class ControllerBootstrap:
         return target
 
     async def _first_to_answer(self, avoided: set[str], timeout_s: float) -> str:
-        announced = self._announced_controllers(avoided)
+        announced = ipv4_first(self._announced_controllers(avoided), _HEAD_START_S)
         return (await first_to_answer(announced, [self._options.security], timeout_s))[0]
 
     async def _announced_controllers(self, avoided: set[str]) -> AsyncIterator[list[str]]:
@@ -336,7 +336,8 @@ async def announced(options: NodeOptions, port: int) -> AsyncIterator[Discovery]
 
     cluster = options.config.run.cluster
     async with Discovery(cluster, interfaces_for(options.listen_host)) as discovery:
-        ours = Service("node", cluster, options.name, (), port, PROTOCOL)
+        addresses = addresses_to_announce(options.listen_host)
+        ours = Service("node", cluster, options.name, addresses, port, PROTOCOL)
 
         async def holds(other: Service, here: bool) -> bool:
             """A process of this device that has our name is this one before its restart. Another one has our key."""

@@ -2,6 +2,8 @@
 
 Each home has a router that translates addresses and forwards no port, and 192.168.1.0/24 behind it: all homes use the
 same addresses, as homes do. Host 0 is public. The hosts of the homes follow, in the order of the homes.
+
+With IPv6, every host has a public address of its own besides. The routers let nothing new in.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.e2e import netns
 
-PUBLIC = "203.0.113.10"
+PUBLIC, PUBLIC6 = "203.0.113.10", "2001:db8::10"
 _NEW_ADDRESS = 100  # of a router that restarts, above its old one
 
 
@@ -36,9 +38,9 @@ class Homes(netns.Network):
         places: of each home, the indexes of its hosts.
     """
 
-    def __init__(self, *homes: Home) -> None:
+    def __init__(self, *homes: Home, ipv6: bool = False) -> None:
         super().__init__()
-        self._homes, self._prefix = homes, netns.unique("homes")
+        self._homes, self._ipv6, self._prefix = homes, ipv6, netns.unique("homes")
         self._switch = f"{self._prefix}-internet"
         names, self.places = [f"{self._prefix}-public"], list[tuple[int, ...]]()
         for number, home in enumerate(homes):
@@ -77,6 +79,10 @@ class Homes(netns.Network):
         self._plug(self.namespaces[0], f"{PUBLIC}/24", self._switch, "public")
         for number, home in enumerate(self._homes):
             self._add_home(number, home)
+        if self._ipv6:
+            self._add_address(self.namespaces[0], f"{PUBLIC6}/64")
+            for number, home in enumerate(self._homes):
+                self._add_ipv6(number, home)
         self._undo.callback(self._end_children)
 
     def _add_home(self, number: int, home: Home) -> None:
@@ -95,6 +101,30 @@ class Homes(netns.Network):
             netns.ip("-n", name, "route", "add", "default", "via", "192.168.1.1")
         self.isolate(number, home.isolated)
 
+    def _add_ipv6(self, number: int, home: Home) -> None:
+        """Give a home a network of IPv6, 2001:db8:0:N::/64, with a firewall."""
+        if home.behind_carrier:
+            raise ValueError("carriers have no IPv6 here")
+        router, network, outside = self._router(number), f"2001:db8:0:{number + 1}::", f"2001:db8::{20 + number}"
+        self._add_address(router, f"{outside}/64")
+        self._add_address(router, f"{network}1/64", "br0")
+        self._inside(router, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        self._close(router, "ip6tables", "FORWARD")  # not INPUT: neighbours have to be found
+        netns.ip("-n", self.namespaces[0], "route", "add", f"{network}/64", "via", outside)
+        for host, index in enumerate(self.places[number]):
+            self._add_address(self.namespaces[index], f"{network}{11 + host}/64")
+            netns.ip("-n", self.namespaces[index], "route", "add", "default", "via", f"{network}1")
+        for other in range(len(self._homes)):
+            if other != number:
+                netns.ip("-n", router, "route", "add", f"2001:db8:0:{other + 1}::/64", "via", f"2001:db8::{20 + other}")
+
+    def _close(self, router: str, tool: str, *chains: str) -> None:
+        """Let nothing new in."""
+        known = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
+        for chain in chains:
+            self._inside(router, tool, "-w", "-A", chain, "-i", "eth0", *known, "-j", "ACCEPT")
+            self._inside(router, tool, "-w", "-A", chain, "-i", "eth0", "-j", "DROP")
+
     def _add_router(self, name: str, outside: str, switch: str, port: str, inside: str) -> None:
         """A router: what comes from inside goes out with its address, and nothing new comes in."""
         self._add_namespace(name)
@@ -103,7 +133,4 @@ class Homes(netns.Network):
         netns.ip("-n", name, "address", "add", inside, "dev", "br0")
         self._inside(name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         self._inside(name, "iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
-        known = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
-        for chain in ("FORWARD", "INPUT"):
-            self._inside(name, "iptables", "-w", "-A", chain, "-i", "eth0", *known, "-j", "ACCEPT")
-            self._inside(name, "iptables", "-w", "-A", chain, "-i", "eth0", "-j", "DROP")
+        self._close(name, "iptables", "FORWARD", "INPUT")

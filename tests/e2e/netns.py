@@ -1,6 +1,7 @@
 """A bridge of Linux network namespaces: several hosts on one machine. The machine's own network is not changed.
 
-Each host is a namespace with one link (`eth0`, 10.77.0.N/24) to a bridge that has a namespace of its own.
+Each host is a namespace with one link (`eth0`, 10.77.0.N/24 or fd77::N/64, or both) to a bridge that has a namespace of
+its own.
 It needs root and iproute2: check `unavailable()` first. The faults also need iptables and tc: check `cannot_disturb()`.
 Two bridges use the same addresses without a conflict. A fault is a context manager and ends with its block.
 """
@@ -109,9 +110,13 @@ class Network:
         peer = ("peer", "name", device, "netns", host)
         ip("-n", switch, "link", "add", port, "type", "veth", *peer)
         ip("-n", switch, "link", "set", port, "master", bridge, "up")
-        ip("-n", host, "address", "add", address, "dev", device)
+        self._add_address(host, address, device)
         ip("-n", host, "link", "set", "lo", "up")
         ip("-n", host, "link", "set", device, "up")
+
+    def _add_address(self, host: str, address: str, device: str = "eth0") -> None:
+        """Give a host an address that it can use at once: nobody looks for another holder of an IPv6 address first."""
+        ip("-n", host, "address", "add", address, "dev", device, *(("nodad",) if ":" in address else ()))
 
     def _end_children(self) -> None:
         living = [child for child in self._children if child.poll() is None]
@@ -134,15 +139,22 @@ class Bridge(Network):
 
     >>> with Bridge(2) as bridge:
     ...     child = bridge.spawn(0, ["ping", "-c1", bridge.addresses[1]])
+
+    Args:
+        families: of each host, "4", "6" or "46": it has an address of IPv4, of IPv6, or of both. Empty for IPv4 only.
+
+    Attributes:
+        addresses: one of each host, of IPv4 if it has both.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, families: Sequence[str] = ()) -> None:
         if not 1 <= count <= 254:
             raise ValueError(f"a bridge has 1 to 254 hosts, not {count}")
         super().__init__()
         prefix = unique("br")
         self.namespaces = tuple(f"{prefix}-{number}" for number in range(1, count + 1))
-        self.addresses = tuple(f"10.77.0.{number}" for number in range(1, count + 1))
+        self._own = [_addresses(number, family) for number, family in enumerate(families or ["4"] * count, start=1)]
+        self.addresses = tuple(own[0].partition("/")[0] for own in self._own)
         self._switch = f"{prefix}-switch"
 
     def add_address(self, index: int, address: str) -> None:
@@ -236,14 +248,24 @@ class Bridge(Network):
         self._add_switch(self._switch)
         for index, host in enumerate(self.namespaces):
             self._add_namespace(host)
-            self._plug(host, f"{self.addresses[index]}/24", self._switch, _port(index))
-            ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
+            first, *more = self._own[index]
+            self._plug(host, first, self._switch, _port(index))
+            for address in more:
+                self._add_address(host, address)
+            if "." in first:
+                ip("-n", host, "route", "add", "224.0.0.0/4", "dev", "eth0")
         self._undo.callback(self._end_children)
 
 
 def unique(word: str) -> str:
     """A name that no other namespace has."""
     return f"edgenode-{os.getpid()}-{word}{next(_SERIAL)}"
+
+
+def _addresses(number: int, families: str) -> list[str]:
+    """The addresses of one host of a bridge, each with the length of its network's prefix."""
+    by_family = {"4": f"10.77.0.{number}/24", "6": f"fd77::{number}/64"}
+    return [by_family[family] for family in families]
 
 
 def _port(index: int) -> str:

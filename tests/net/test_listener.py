@@ -32,10 +32,19 @@ def taken(host: str, port: int, *options: int) -> socket.socket:
 def test_nobody_listens_at_our_port_as_well(listen: str, theirs: str, options: tuple[int, ...]) -> None:
     """The same user could with SO_REUSEPORT, if our sockets had it, and so get some of the connections."""
     with ExitStack() as stack:
-        (ours,) = (stack.enter_context(one) for one in bind(f"{listen}:0", dualstack=listen == "0.0.0.0"))
+        (ours,) = (stack.enter_context(one) for one in bind(f"{listen}:0"))
         with pytest.raises(OSError) as caught:
             stack.enter_context(taken(theirs, ours.getsockname()[1], *options))
         assert caught.value.errno == errno.EADDRINUSE
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+@pytest.mark.parametrize("listen", ["0.0.0.0", "[::]", ""])
+def test_wildcard_takes_both_families(listen: str) -> None:
+    (ours,) = bind(f"{listen}:0")
+    with ours:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, ours.getsockname()[1]), 5).close()
 
 
 @pytest.mark.parametrize("theirs", ["127.0.0.1", "0.0.0.0"])
@@ -43,5 +52,5 @@ def test_nobody_listens_at_our_port_as_well(listen: str, theirs: str, options: t
 def test_port_that_was_taken_first_is_not_shared(listen: str, theirs: str) -> None:
     with taken(theirs, 0, socket.SO_REUSEADDR, socket.SO_REUSEPORT) as first:
         with pytest.raises(OSError) as caught:
-            bind(f"{listen}:{first.getsockname()[1]}", dualstack=listen == "0.0.0.0")
+            bind(f"{listen}:{first.getsockname()[1]}")
         assert caught.value.errno == errno.EADDRINUSE

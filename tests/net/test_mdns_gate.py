@@ -52,6 +52,12 @@ async def test_question_goes_to_zeroconf() -> None:
     assert (gated.zeroconf, gated.answers) == ([question()], [])
 
 
+async def test_own_answer_is_recognised_on_a_socket_for_both_families() -> None:
+    gated = Gated()
+    gated.receive(answer(), f"::ffff:{OWN}")
+    assert (gated.zeroconf, gated.answers) == ([answer()], [(answer(), OWN)])
+
+
 async def test_answer_of_another_device_goes_to_the_listener_only() -> None:
     gated = Gated()
     gated.receive(answer())

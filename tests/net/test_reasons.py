@@ -75,6 +75,7 @@ def test_connection_that_fails_says_why(error: OSError, words: str) -> None:
         ("connect() timed out", "no answer: it is off, or a firewall drops"),
         ("No route to host", "no route to host"),
         ("getsockopt(SO_ERROR): No route to host", "no route to host: it is off, or a firewall rejects it"),
+        ("Network is unreachable", "network is unreachable: no way leads there from here"),
         ("Something of another system", "something of another system"),
     ],
 )
