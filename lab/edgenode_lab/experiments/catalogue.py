@@ -14,7 +14,7 @@ from edgenode_lab.experiments.definitions import Experiment
 _TABLES = Path(__file__).parent / "tables"
 _NAMES = (
     "table2", "table3", "table4", "table6", "table7", "fig1", "fig2", "fig6", "fig7", "rolling", "frontier", "longer",
-    "honest", "poison",
+    "honest", "poison", "epsilon",
 )  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment] = {name: reader.parse(_TABLES / f"{name}.toml") for name in _NAMES}

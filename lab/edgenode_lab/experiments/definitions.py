@@ -187,12 +187,18 @@ def _alarms(outcome: Outcome, false: bool) -> float | None:
     return len({node for node, member in raised if (member in liars or (not member and bool(liars))) is not false})
 
 
+def _tested(outcome: Outcome, name: str, factor: float = 1) -> float | None:
+    """The mean over the nodes of what their test calls by this name."""
+    number = outcome.get("mean_metrics", {}).get(name)
+    return None if number is None else factor * number
+
+
 class _Metrics(Group[Metric]):
     """Metrics by name, those of modules too. test/NAME is the mean over the nodes of a metric that their test names."""
 
     def _load(self, name: str) -> Metric:
         if named := name.removeprefix(_TEST) if name.startswith(_TEST) else "":
-            return Metric(named, lambda outcome: outcome.get("mean_metrics", {}).get(named), ".4g")
+            return Metric(named, lambda outcome: _tested(outcome, named), ".4g")
         if not is_in_module(name):
             raise ConfigError(
                 f"it must be {one_of(self.own)}, test/NAME of a task's test, or module:OBJECT of your own"
@@ -225,5 +231,7 @@ METRICS = _Metrics("edgenode.metrics", Metric, {
     "honest": Metric("accuracy of honest nodes, %", _honest),
     "alarms": Metric("nodes with an alarm", lambda outcome: _alarms(outcome, False), ".3g"),
     "false_alarms": Metric("with a false one", lambda outcome: _alarms(outcome, True), ".3g"),
+    "epsilon": Metric("epsilon spent", lambda outcome: _tested(outcome, "epsilon")),
+    "found": Metric("training samples found at 1 % false, %", lambda outcome: _tested(outcome, "found", 100)),
 })  # fmt: skip
 """What a table can show. module:OBJECT names one of a module beside the experiment's file."""

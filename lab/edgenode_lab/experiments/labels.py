@@ -48,6 +48,8 @@ def network(config: Config, row: Row) -> str:
 def _networks(config: Config, row: Row) -> tuple[str, str]:
     """The network that runs, and the paper's network that it stands for, or an empty text."""
     task = config.task
+    if task.entry:
+        return task.entry.rpartition(":")[2], ""
     name = _MODELS.get(task.model, task.model)
     if task.norm == "group" and task.model.startswith("resnet"):
         name += " with GroupNorm"
@@ -233,6 +235,8 @@ def _either(texts: Sequence[str]) -> str:
 
 def _data(config: Config) -> str:
     task = config.task
+    if task.entry:
+        return "data of its own"
     if task.dataset == "imagefolder":
         return f"images of {Path(task.data_dir).name}"
     return _DATASETS.get(task.dataset, task.dataset)

@@ -47,6 +47,12 @@ def test_title_names_what_all_runs_have_in_common() -> None:
     assert heading("table4", {"task.alpha": "0.1"}).title.endswith("ring a, data with alpha 0.1")
 
 
+def test_task_of_ones_own_is_named_by_its_class() -> None:
+    assert heading("epsilon", {"run.rounds": "5"}).conditions.startswith(
+        "PrivateFashion trains on data of its own for 5 rounds, with SGD at a constant learning rate of 0.5."
+    )
+
+
 def test_conditions_are_those_of_the_runs(tmp_path: Path) -> None:
     assert heading("table4", {"run.rounds": "30"}).conditions == (
         "small-cnn, in place of ResNet-20, trains on Fashion-MNIST for 30 rounds, "
