@@ -3,57 +3,81 @@
 python benchmarks/relay.py                    # 100 edges, 2.6 kB, 10 rounds a second, for 20 s
 python benchmarks/relay.py --edges 10 --rate 50
 
-A process relays, with certificates, as `edgenode controller --relay` does. Another one has both ends of all edges: a
-sender sends the bytes of a push, and its receiver answers with 100 bytes. The ends have no TLS with each other, which a
-relay would not notice: it passes bytes on.
+`edgenode relay` relays, in a process of its own. This one is its controller, and has both ends of all edges: a sender
+sends the bytes of a push, and its receiver answers with 100 bytes. The ends have no TLS with each other, which a relay
+would not notice: it passes bytes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
-import resource
+import os
+import re
+import sys
+import tempfile
 import time
-from contextlib import AsyncExitStack, suppress
-from multiprocessing.connection import Connection
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 from edgenode.addresses import split_address
-from edgenode.net import relay_server
+from edgenode.net import relay_registry
 from edgenode.net.relay_client import Inbound, Relay, wait_at, way_by
-from edgenode.net.relay_limits import HOSTED_CALLS, HOSTED_OF_A_MEMBER, RelayLimits
-from edgenode.net.relay_server import RelayServer
+from edgenode.net.relay_registry import RelayRegistry
 from edgenode.net.rpc import serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security import certificates
-from edgenode.security.subject import Subject
+from edgenode.security.local import OWN
+from edgenode.security.secret_files import write_credentials
+from edgenode.security.subject import CONTROLLER, Subject
 
 ANSWER = 100
 CA = certificates.make_authority("home")
 
 
-def identity(name: str) -> Identity:
-    own = certificates.make_credentials(CA, Subject("node", name))
+RELAY = Subject("relay", "relay")
+READY = re.compile(rb"address=(\S+:\d+) nodes=")
+
+
+def identity(name: str, subject: Subject | None = None) -> Identity:
+    own = certificates.make_credentials(CA, subject or Subject("node", name))
     return Identity("home", name, "run", security=MutualTls(own, lambda subject, key_id: True))
 
 
-def usage() -> tuple[float, int]:
-    """The processor seconds of this process so far, and its peak memory in bytes."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+def usage(pid: int) -> tuple[float, int]:
+    """The processor seconds of a process so far, and its peak memory in bytes."""
+    of_process = Path(f"/proc/{pid}")
+    ticks = map(int, (of_process / "stat").read_text().rpartition(")")[2].split()[11:13])
+    peak = re.search(r"VmHWM:\s+(\d+) kB", (of_process / "status").read_text())
+    assert peak
+    return sum(ticks) / os.sysconf("SC_CLK_TCK"), int(peak[1]) * 1024
 
 
-async def relay(pipe: Connection) -> None:
-    """Relay until told to end. Sends the port, and the usage whenever it is asked."""
-    limits = RelayLimits(HOSTED_CALLS, HOSTED_OF_A_MEMBER)
-    own = identity("relay")
-    server = RelayServer(own, lambda node: "somewhere:1", limits=limits)
-    services = [(relay_server.SERVICE, server.add_to)]
-    async with serving("127.0.0.1:0", services, 0.0, security=own.security) as port:
-        pipe.send(port)
-        while await asyncio.to_thread(pipe.recv):
-            pipe.send(usage())
+@asynccontextmanager
+async def relaying(edges: int) -> AsyncIterator[tuple[Process, Relay]]:
+    """Run `edgenode relay`, and a controller that names the nodes to it."""
+    nodes = frozenset(f"{end}{number}" for end in "sr" for number in range(edges))
+    registry = RelayRegistry(lambda: nodes, frozenset, lambda: None)
+    security = identity(CONTROLLER.name, CONTROLLER).security
+    services = [(relay_registry.SERVICE, registry.add_to)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_credentials(Path(folder) / OWN, certificates.make_credentials(CA, RELAY))
+        async with serving("127.0.0.1:0", services, 0.0, security=security) as port:
+            where = ("--listen", "127.0.0.1:0", "--controller", f"127.0.0.1:{port}", "--state-dir", folder)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "edgenode", "relay", *where, stderr=PIPE
+            )
+            assert process.stderr
+            try:
+                while not (ready := READY.search(line := await process.stderr.readline())):
+                    assert line, "the relay has ended"
+                yield process, Relay("relay", ready[1].decode(), RELAY.dns_name)
+            finally:
+                process.kill()
+                await process.wait()
 
 
 async def edge(number: int, at: Relay, size: int, every_s: float, rounds: list[int], begins: asyncio.Event) -> None:
@@ -84,25 +108,18 @@ async def edge(number: int, at: Relay, size: int, every_s: float, rounds: list[i
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-async def measure(pipe: Connection, options: argparse.Namespace) -> None:
+async def measure(process: Process, at: Relay, options: argparse.Namespace) -> None:
     """Print what the relay uses while all edges are busy."""
-    at = Relay("relay", f"127.0.0.1:{pipe.recv()}", Subject("node", "relay").dns_name)
     rounds = [0] * options.edges
-
-    def asked() -> tuple[float, int]:
-        pipe.send(True)
-        found: tuple[float, int] = pipe.recv()
-        return found
-
-    idle = asked()
+    idle = usage(process.pid)
     edges, begins, every_s = list[asyncio.Task[None]](), asyncio.Event(), 1 / options.rate
     for number in range(options.edges):  # in turn: the relay keeps few places for processes that it does not know yet
         begins.clear()
         edges.append(asyncio.create_task(edge(number, at, options.size, every_s, rounds, begins)))
         await asyncio.wait_for(begins.wait(), 60.0)
-    before, began, sent = asked(), time.monotonic(), sum(rounds)
+    before, began, sent = usage(process.pid), time.monotonic(), sum(rounds)
     await asyncio.sleep(options.seconds)
-    after, took, pushes = asked(), time.monotonic() - began, sum(rounds) - sent
+    after, took, pushes = usage(process.pid), time.monotonic() - began, sum(rounds) - sent
     used = after[0] - before[0]
     print(f"{options.edges} edges, {pushes / took / options.edges:.1f} rounds/s of {options.size} bytes")
     print(f"processor: {used / took:.2f} cores, {1e3 * used / pushes:.3f} ms for a push and its answer")
@@ -110,7 +127,11 @@ async def measure(pipe: Connection, options: argparse.Namespace) -> None:
     for one in edges:
         one.cancel()
     await asyncio.gather(*edges, return_exceptions=True)
-    pipe.send(False)
+
+
+async def run(options: argparse.Namespace) -> None:
+    async with relaying(options.edges) as (process, at):
+        await measure(process, at, options)
 
 
 def main() -> None:
@@ -120,11 +141,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10.0, help="rounds a second")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(relay(theirs)))
-    process.start()
-    asyncio.run(measure(ours, options))
-    process.join()
+    asyncio.run(run(options))
 
 
 if __name__ == "__main__":

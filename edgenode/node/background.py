@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from edgenode.core.protocol.events import Train
 from edgenode.errors import first_cause
+
+if TYPE_CHECKING:
+    from edgenode.core.protocol.events import Train
 
 T = TypeVar("T")
 

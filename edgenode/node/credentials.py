@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,13 +17,15 @@ from edgenode.net.reasons import expired
 from edgenode.net.rpc import refuse_beyond_loopback
 from edgenode.net.tls import INSECURE, MutualTls, Security
 from edgenode.node.controller_address import keep_controller_address
-from edgenode.node.node_options import NodeOptions
 from edgenode.security.certificates import Credentials, cluster_of, fingerprint
 from edgenode.security.invite import PREFIX, Invite
 from edgenode.security.secret_files import read_credentials, write_credentials
 from edgenode.security.signing import AuthorityVerifier
 from edgenode.security.subject import Subject
 from edgenode.storage.state_folder import require_no_file
+
+if TYPE_CHECKING:
+    from edgenode.node.node_options import NodeOptions
 
 log = structlog.get_logger()
 

@@ -9,12 +9,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgenode.core.protocol.orders import NewKey
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.net.control_client import ControlLink
-from edgenode.net.vouching import Vouching
-from edgenode.node.progress import ProgressReporter
 from edgenode.security.subject import Subject
+
+if TYPE_CHECKING:
+    from edgenode.net.control_client import ControlLink
+    from edgenode.net.vouching import Vouching
+    from edgenode.node.progress import ProgressReporter
 
 
 class Standing:

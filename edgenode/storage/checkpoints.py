@@ -53,8 +53,8 @@ from edgenode.core.protocol.plan.record import Record
 from edgenode.errors import CheckpointError, EdgenodeError, OtherRun
 from edgenode.storage import tensor_file
 from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable
+from edgenode.storage.state_folder import CHECKPOINTS
 
-CHECKPOINTS = "checkpoints"
 _FORMAT = 2
 _KEPT = 2
 _LOCAL = "local."

@@ -18,9 +18,8 @@ from typing import IO
 
 from edgenode.errors import ConfigError
 from edgenode.security.secret_files import check_private_folder, make_private_folder
-from edgenode.storage.checkpoints import CHECKPOINTS
 
-OWNER = "owner"
+OWNER, CHECKPOINTS = "owner", "checkpoints"
 _LONGEST_OWNER = 200
 
 

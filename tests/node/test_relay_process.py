@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -137,3 +139,11 @@ async def test_nodes_that_the_controller_names_wait_at_the_relay(authority: Auth
 def _a_node(authority: Authority, name: str) -> Identity:
     own = authority.make(Subject("node", name))
     return Identity("home", name, "run", security=MutualTls(own, lambda subject, key_id: True))
+
+
+@pytest.mark.slow
+def test_relay_loads_nothing_that_calculates() -> None:
+    """numpy alone takes 11 MB, and a relay has 100 MB for 100 edges."""
+    code = "import sys, edgenode.cli.relay, edgenode.node.relay_process; print({'torch', 'numpy'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"

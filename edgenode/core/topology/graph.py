@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from edgenode.core.topology import allreduce, doubling, halving
 from edgenode.core.topology.weights import OUT_DEGREE, RULES, check_given, check_undirected, kept_share, weights_of
 from edgenode.core.wording import listed
 from edgenode.errors import GraphError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_EDGES = 1 << 15
 _SHOWN = 6
@@ -98,6 +100,8 @@ class Digraph:
 
         Every column sums to 1 (section 8.1, assumption 2), unless a message counts as its group does.
         """
+        import numpy as np  # here, because a relay does without it, and so without 11 MB
+
         position = {node: i for i, node in enumerate(self.nodes)}
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         for sender in self.nodes:
