@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from edgenode.config.fixed_members import check_fixed_members
+from edgenode.config.fixed_members import check_fixed_members, check_number
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.schema import Config
 from edgenode.config.sections import COMPRESSORS, AlgorithmSection
@@ -215,6 +215,7 @@ def check_networked(config: Config, controller: bool) -> None:
         ConfigError: the algorithm or a graph does not fit, with the reason.
     """
     name, definition = config.algorithm.name, config.algorithm.definition
+    check_number(config.run)
     if definition.searches_share:
         raise ConfigError(
             f"algorithm.name = {name}: it tests models on the training data of other nodes, which devices keep to "

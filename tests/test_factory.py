@@ -250,6 +250,14 @@ def test_fixed_members_have_a_checkpoint_in_common(nodes: int, least: int, setti
         check(least - 1)
 
 
+@pytest.mark.parametrize("controller", [True, False])
+def test_more_nodes_than_devices_can_be_are_for_simulations(controller: bool) -> None:
+    factory.check_networked(a_config(run__nodes=1024), controller)
+    factory.algorithm_spec(config := a_config(run__nodes=1025, algorithm__name="sp"))
+    with pytest.raises(ConfigError, match=r"run\.nodes = 1025: a run on devices has at most 1024; edgenode simulate"):
+        factory.check_networked(config, controller)
+
+
 @pytest.mark.parametrize("on_poison", ["pause", "evict"])
 def test_only_a_controller_reacts_to_the_poison_alarm(on_poison: str) -> None:
     config = a_config(run__on_poison=on_poison)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgenode.cli.script_processes import ScriptProcesses
 from edgenode.cli.scripts import Script, environ_of_run, module_option, script_of
@@ -27,6 +24,7 @@ from edgenode.cli.shared_options import (
     take_sigterm_as_ctrl_c,
     warn,
 )
+from edgenode.cli.simulation_progress import shown
 from edgenode.config.schema import Config
 from edgenode.core.wording import listed
 from edgenode.node.remote_trainer import End, ScriptEnded
@@ -36,10 +34,9 @@ from edgenode.observability.tracking import open_tracker, track_row
 from edgenode.storage import result_file
 from edgenode.storage.result_file import NodeResult
 
-_LINE_EVERY_S = 2.0
-
 if TYPE_CHECKING:
     from edgenode.simulate.history import History
+    from edgenode.simulate.progress import Progress
     from edgenode.simulate.simulation import Simulation
 
 MakesHistory = Callable[[], "History | None"]
@@ -135,9 +132,12 @@ def _tracked(target: str, config: Config, out: Path | None) -> Iterator[Callable
 
 
 def _simulate_task(config: Config, out: Path | None, history: MakesHistory) -> dict[str, Any]:
-    from edgenode.simulate.simulation import Simulation
+    def make(progress: Progress) -> Simulation:
+        from edgenode.simulate.simulation import Simulation
 
-    return _simulate(lambda: Simulation(config, out, history=history()), out)
+        return Simulation(config, out, history=history(), progress=progress)
+
+    return _simulate(make, out)
 
 
 def _simulate_script(
@@ -160,7 +160,7 @@ def _simulate_nodes(processes: ScriptProcesses, out: Path | None, history: Makes
 
     try:
         config, nodes = script_nodes(processes.pipes)
-        result = _simulate(lambda: Simulation(config, out, nodes, history()), out)
+        result = _simulate(lambda progress: Simulation(config, out, nodes, history(), progress=progress), out)
         for row in result["nodes"]:
             own = result_file.summary(config, [NodeResult(**row)], result["wall_s"])
             nodes[row["node"]].pipe.send(End(own))
@@ -170,11 +170,14 @@ def _simulate_nodes(processes: ScriptProcesses, out: Path | None, history: Makes
     return result
 
 
-def _simulate(make: Callable[[], Simulation], out: Path | None) -> dict[str, Any]:
+def _simulate(make: Callable[[Progress], Simulation], out: Path | None) -> dict[str, Any]:
+    from edgenode.simulate.progress import Progress
+
     simulation: Simulation | None = None
+    progress = Progress()
     try:
-        with _progress() as show:
-            simulation = make()
+        with shown(progress) as show:
+            simulation = make(progress)
             for reason in simulation.damage:
                 warn(f"skipping a checkpoint: {reason}")
             for warning in simulation.warnings:
@@ -206,58 +209,14 @@ def _counts(of_nodes: Mapping[str, tuple[int, int]]) -> Iterator[str]:
         yield f"{names}: shared_parameters={shared} local_parameters={own}"
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[Simulation], Callable[[], None]]]:
-    """Yields a function that takes the simulation and returns what to call after each round.
-
-    That shows a progress bar on a terminal, else a line after an epoch, every two seconds at most.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines
-        return
-    # narrow enough for 80 columns
-    columns = ("{task.description}", BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), "left")
-    with Progress(*columns, TextColumn("{task.fields[state]}"), console=console, speed_estimate_period=600) as bar:
-        task = bar.add_task("loading", total=None, state="")
-
-        def show(simulation: Simulation) -> Callable[[], None]:
-            bar.update(task, description="round", total=simulation.rounds, completed=simulation.round)
-            return lambda: bar.update(task, completed=simulation.round, state=_state(simulation))
-
-        yield show
-
-
-def _lines(simulation: Simulation) -> Callable[[], None]:
-    began, first = time.monotonic(), simulation.round
-    shown = -_LINE_EVERY_S
-
-    def line() -> None:
-        nonlocal shown
-        now, is_last = time.monotonic() - began, simulation.round == simulation.rounds
-        if not is_last and (simulation.round % simulation.epoch_rounds or now - shown < _LINE_EVERY_S):
-            return
-        shown = now
-        left_s = now / (simulation.round - first) * (simulation.rounds - simulation.round)
-        done = f"round {simulation.round} of {simulation.rounds}"
-        click.echo(f"{done}, {left_s:.0f} s left, {_state(simulation)}", err=True)
-
-    return line
-
-
-def _state(simulation: Simulation) -> str:
-    loss = "" if simulation.loss is None else f"loss {simulation.loss:.4f}"
-    accuracy = "" if simulation.accuracy is None else f"accuracy {simulation.accuracy:.2%}"
-    return ", ".join(filter(None, (loss, accuracy)))
-
-
 def _print(result: dict[str, Any], out: Path | None) -> None:
     nodes = result["nodes"]
     accuracies = [node["test_accuracy"] for node in nodes if node["test_accuracy"] is not None]
     if accuracies:
+        tested = f"{len(accuracies)} nodes" + (f" of {len(nodes):,}" if len(accuracies) < len(nodes) else "")
         kind = "validation" if result["config"]["task"]["validation"] else "test"
         click.echo(
-            f"{kind} accuracy {result['mean_test_accuracy']:.2%} (mean of {len(accuracies)} nodes; "
+            f"{kind} accuracy {result['mean_test_accuracy']:.2%} (mean of {tested}; "
             f"{min(accuracies):.2%} to {max(accuracies):.2%})"
         )
     if result["mean_metrics"]:

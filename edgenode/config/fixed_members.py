@@ -1,13 +1,26 @@
-"""Checks the settings of a run whose members are fixed, and which has a controller."""
+"""Checks the settings of a run on devices: the number of members, and what fixed members need."""
 
 from __future__ import annotations
 
 from edgenode.config.sections import RunSection
+from edgenode.core.protocol.plan.record import MAX_MEMBERS
 from edgenode.errors import ConfigError
 
 
+def check_number(run: RunSection) -> None:
+    """Refuse more nodes than a run on devices can have.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    if run.nodes > MAX_MEMBERS:
+        raise ConfigError(
+            f"run.nodes = {run.nodes}: a run on devices has at most {MAX_MEMBERS}; edgenode simulate takes more"
+        )
+
+
 def check_fixed_members(run: RunSection, algorithm: str, apart: int) -> None:
-    """Refuse what the controller could not do.
+    """Refuse what the controller of a run with fixed members could not do.
 
     Args:
         apart: the number of rounds by which nodes can be apart.

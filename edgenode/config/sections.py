@@ -29,6 +29,7 @@ def _name_in(group: Group[Any]) -> Meta:
 
 AtLeast0 = Annotated[int, Meta(ge=0, title="a whole number, 0 or more")]
 AtLeast1 = Annotated[int, Meta(ge=1, title="a whole number, 1 or more")]
+UpTo16384 = Annotated[int, Meta(ge=1, le=16384, title="a whole number from 1 to 16384")]
 UpTo1024 = Annotated[int, Meta(ge=1, le=1024, title="a whole number from 1 to 1024")]
 Unsigned32 = Annotated[int, Meta(ge=0, le=2**32 - 1, title="a whole number from 0 to 4294967295")]
 Positive = Annotated[float, Meta(gt=0, title="a number above 0")]
@@ -68,7 +69,7 @@ class RunSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Literal["paper", "recommended"],
         "values of keys that are not given: the paper's, or those that give high accuracy for few bytes",
     ] = "paper"
-    nodes: Annotated[UpTo1024, "number of nodes that the run starts with"] = 4
+    nodes: Annotated[UpTo16384, "number of nodes that the run starts with (devices: at most 1024)"] = 4
     rounds: Annotated[AtLeast1, "number of training rounds"] = 1000
     seed: Annotated[Unsigned32, "seed of all random numbers"] = 0
     checkpoint_every: Annotated[AtLeast1, "rounds between two checkpoints"] = 50

@@ -164,7 +164,10 @@ def records_from_wire(wire: Iterable[bytes]) -> tuple[Record, ...]:
         raise RemoteProtocolError(f"{len(texts)} records in one message: at most {_MAX_RECORDS} are allowed")
     if (longest := max(map(len, texts))) > MAX_RECORD_BYTES:
         raise RemoteProtocolError(f"a record of {longest} bytes: at most {MAX_RECORD_BYTES} are allowed")
-    return tuple(Record.from_json(text) for text in texts)
+    records = tuple(Record.from_json(text) for text in texts)
+    if (most := max(len(record.members) for record in records)) > MAX_MEMBERS:
+        raise RemoteProtocolError(f"a record of {most} members: at most {MAX_MEMBERS} are allowed")
+    return records
 
 
 def plan_from_wire(wire: Iterable[bytes]) -> Plan | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,7 @@ class TaskWorkload:
         other: the workload of another node in this process. The two share the task, and the data if it is cut.
         state_dir: the node's folder, where its noisy steps are counted. None forgets them with the process.
         warn: takes what is allowed and yet probably not intended, once the first trainer is made.
+        tests: whether it has the test data.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class TaskWorkload:
         *,
         state_dir: Path | None = None,
         warn: Callable[[str], None] | None = None,
+        tests: bool = True,
     ) -> None:
-        self._config, self._name, self._other, self._warn = config, name, other, warn
+        self._config, self._name, self._other, self._warn, self._tests = config, name, other, warn, tests
         self._ledger = None if state_dir is None else FileLedger(state_dir)
         self._task: Task | None = None
         self._source: DataSource | None = None
@@ -52,22 +56,31 @@ class TaskWorkload:
     def identity(self) -> Mapping[str, str]:
         """The code of a task of one's own, and the shapes of what its nodes share if each has a part of its own; or the
         packages of data set and model, and an imagefolder's classes."""
-        config = self._config.task
+        config, code = self._config.task, dict((self._other or self)._code)
         if config.entry:
-            from edgenode.tasks import entry
             from edgenode.tasks.task import Task
 
             own_part = type(self._loaded()[0]).own_part is not Task.own_part
-            return entry.identity(config.entry) | (self._model().facts() if own_part else {})
-        # The tables of edgenode's own need torch, so they are not asked which names are their own.
-        found = Group("edgenode.models", object, {}).providers([config.model])
-        found |= Group("edgenode.datasets", object, {}).providers([config.dataset])
+            return code | (self._model().facts() if own_part else {})
         if config.dataset == "imagefolder" and not config.classes and self._node.data_dir is not None:
             from edgenode.tasks import imagefolder
 
             names = ", ".join(imagefolder.classes_of(self._node.data_dir))
-            found |= {"classes (name all of them in task.classes)": names}
-        return found
+            return code | {"classes (name all of them in task.classes)": names}
+        return code
+
+    @cached_property
+    def _code(self) -> dict[str, str]:
+        """What identifies the code of the task. The nodes in a process share it, so it is read once."""
+        config = self._config.task
+        if config.entry:
+            from edgenode.tasks import entry
+
+            self._loaded()  # imports it
+            return entry.identity(config.entry)
+        # The tables of edgenode's own need torch, so they are not asked which names are their own.
+        found = Group("edgenode.models", object, {}).providers([config.model])
+        return found | Group("edgenode.datasets", object, {}).providers([config.dataset])
 
     @property
     def makes_own_model(self) -> bool:
@@ -108,6 +121,7 @@ class TaskWorkload:
         # There are no more shards than initial members, so a newcomer has the number of one of theirs.
         shard = initial_members.index(name) if name in initial_members else zlib.crc32(name.encode()) % shards
         data = source.local(self._node, shard, shards)
+        data = data if self._tests else replace(data, test=None)
         run = RunLength(config.run.rounds // factory.exchange_rounds(config), epoch.rounds)
         settings, device = factory.train_settings(config), factory.device(config)
         trainer = TaskTrainer(

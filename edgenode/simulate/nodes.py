@@ -14,9 +14,14 @@ from edgenode.node.remote_trainer import Description, RemoteTrainer, ScriptPipe
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.node.workload import Training
 
+MOST_TESTED, SAMPLE = 1024, 128
+"""Of more nodes than ``MOST_TESTED``, a sample tests its models, because tests would take longer than training."""
+
 
 def task_nodes(config: Config, warn: Callable[[str], None]) -> dict[str, Training]:
     """Return the task for each node by its name, in the order of the names.
+
+    Of many nodes, some have no test data, so that they are not tested.
 
     Raises:
         ConfigError: the task cannot be simulated: one data set for all, or steps by the clock.
@@ -33,7 +38,16 @@ def task_nodes(config: Config, warn: Callable[[str], None]) -> dict[str, Trainin
             f"task.data_dir = {as_toml(task.data_dir)}: every simulated node would train on all of it; write {{node}} "
             'where its name belongs, as in "photos/{node}", or set task.data = "cut" to give each a shard'
         )
-    return {name: first if name == names[0] else TaskWorkload(config, name, first) for name in names}
+    tested = sample(names)
+    others = {name: TaskWorkload(config, name, first, tests=name in tested) for name in names[1:]}
+    return {names[0]: first, **others}
+
+
+def sample(names: Sequence[str]) -> frozenset[str]:
+    """The nodes that test their models: all, or of many nodes ``SAMPLE``, the first included, equally far apart."""
+    if len(names) <= MOST_TESTED:
+        return frozenset(names)
+    return frozenset(names[place * len(names) // SAMPLE] for place in range(SAMPLE))
 
 
 def refuse_unequal(nodes: Mapping[str, Training]) -> None:

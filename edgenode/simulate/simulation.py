@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from math import gcd
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors.numpy import load
 
@@ -43,7 +43,6 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.orders import Abort, Accusation
 from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.topology.graph import Digraph
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.evaluation import Evaluation
@@ -54,6 +53,8 @@ from edgenode.node.workload import Training, checkpoint_store
 from edgenode.simulate.before_gossip import BeforeGossip
 from edgenode.simulate.history import History
 from edgenode.simulate.nodes import refuse_unequal, task_nodes
+from edgenode.simulate.progress import Progress
+from edgenode.simulate.share_search import ShareSearch
 from edgenode.storage import result_file
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.model_file import MODEL_FILE
@@ -64,20 +65,6 @@ _WINDOW = 1
 _NO_CHECKPOINTS: tuple[frozenset[int], Plan | None] = frozenset(), None
 
 
-class ShareSearch(Protocol):
-    """Chooses the share that the compressor keeps, by measurements of models that are at rest."""
-
-    def due(self, t: int) -> bool:
-        """Return whether a round begins with a measurement."""
-
-    def measure(self, t: int, graph: Digraph) -> None:
-        """Measure, and choose the share from this round on. Every node has finished the round before.
-
-        Raises:
-            CheckpointError: the measurement cannot be written.
-        """
-
-
 class Simulation:
     """All nodes of a run, resumed from the newest round that every node has saved in ``out``.
 
@@ -86,6 +73,7 @@ class Simulation:
         nodes: what each node trains, by its name, in the order of the names. By default the task of the configuration.
         history: takes what nodes measure on the way. None measures nothing more than the run does.
         observe: called with every action of a node, the node's name and its replica, before the action is performed.
+        progress: follows what the simulation does, for a reader in another thread.
 
     Attributes:
         damage: one line for each damaged checkpoint that was skipped.
@@ -108,24 +96,29 @@ class Simulation:
         nodes: Mapping[str, Training] | None = None,
         history: History | None = None,
         observe: Callable[[str, Replica, NodeAction], None] = lambda _name, _replica, _action: None,
+        progress: Progress | None = None,
     ) -> None:
         self._config, self._out, self._history, self._observe = config, out, history, observe
+        self._progress = progress or Progress()
         self.warnings: list[str] = []
         self.alarms: list[tuple[str, Accusation]] = []
         self._nodes = nodes = task_nodes(config, self.warnings.append) if nodes is None else nodes
         refuse_unequal(nodes)
         self.damage: list[str] = []
         self._began = time.monotonic()
-        epoch = Epoch.of([training.prepare() for training in nodes.values()])
-        self._stores = {name: self._store(name, training) for name, training in nodes.items()}
-        saved = {name: self._saved(store) for name, store in self._stores.items()}
+        each = self._progress.each
+        epoch = Epoch.of([training.prepare() for training in each("loading the data", nodes.values())])
+        self._stores = {name: self._store(name, nodes[name]) for name in nodes}
+        saved = {name: self._saved(self._stores[name]) for name in each("looking for checkpoints", nodes)}
+        self._progress.begin("checking the graph")
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(nodes, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
         plan, self.round = agreed_plan(config, saved, epoch)
         self.epoch_rounds = plan.latest.epoch.rounds
         self._algorithm_spec = factory.algorithm_spec(config)
         self.rounds = self._algorithm_spec.rounds
-        self._replicas = {name: self._replica(name, StartPoint(plan, self.round)) for name in nodes}
+        start = StartPoint(plan, self.round)
+        self._replicas = {name: self._replica(name, start) for name in each("making the models", nodes)}
         self.parameter_counts = {name: replica.trainer.parameter_counts for name, replica in self._replicas.items()}
         if self.round == 0 and any(training.makes_own_model for training in nodes.values()):
             self._begin_with_one_model(plan)
@@ -213,11 +206,14 @@ class Simulation:
             EdgenodeError: training diverged, or a checkpoint cannot be written.
         """
         self._begin()
-        for name, replica in self._replicas.items():
-            self._perform_all(name, replica.node.start(), after_round)
+        for name in self._progress.each("beginning", self._replicas):
+            self._perform_all(name, self._replicas[name].node.start(), after_round)
+        self._progress.begin_rounds(self.round, len(self._replicas))
         while self._queue:
             name, event = self._queue.popleft()
             replica = self._replicas[name]
+            if isinstance(event, Train):
+                self._progress.count(event.round)
             happened = replica.train(event) if isinstance(event, Train) else event
             self._perform_all(name, replica.handle(happened), after_round)
         if len(self._results) < len(self._replicas):
@@ -278,7 +274,10 @@ class Simulation:
         self._before_gossip.begin(self.round)
         measures = self._history is not None and self._history.begin(self.round, len(self._replicas))
         repeats = self._before_gossip.is_due(self.round, self.rounds)
-        for name, replica in self._replicas.items() if (measures or repeats) and self.round < self.rounds else ():
+        if not (measures or repeats) or self.round == self.rounds:
+            return
+        for name in self._progress.each("measuring", self._replicas):
+            replica = self._replicas[name]
             z = replica.learner.look(self.round).read()
             if repeats:
                 self._evaluate(name, replica, self.round, z)
@@ -331,18 +330,20 @@ class Simulation:
     def _completes(self, t: int) -> bool:
         """Count a node that has mixed a round. Whether it is the last to do so."""
         self._mixed[t] += 1
+        self._progress.count(t)
         if self._mixed[t] < len(self._replicas):
             return False
         del self._mixed[t]
-        self.round = t + 1
+        self.round = self._progress.round = t + 1
         return True
 
     def _conclude(self) -> dict[str, Any]:
         names = list(self._replicas)
+        self._progress.begin("comparing the models")
         rows, models = [self._results[name] for name in names], [self._models[name] for name in names]
         result = result_file.summary(self._config, rows, time.monotonic() - self._began, models)
         if self._out is not None:
-            for name in names:
+            for name in self._progress.each("writing the models", names):
                 self._replicas[name].publish(Publish(self._results[name].rounds, self._models[name]))
             result_file.write(self._out / "result.json", result)
         return result

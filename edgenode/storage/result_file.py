@@ -19,6 +19,7 @@ from edgenode.storage.filesystem import write_atomically
 SCHEMA = "edgenode/result/1"
 SENT = ("messages", "payload_bytes", "wire_bytes", "dense_bytes")
 """The counts of a node that its row has."""
+_STACKED = 1024  # models of which all are in memory twice
 _NOISE = 0.02  # two evaluations of equally good models differ by less test accuracy than this
 
 
@@ -96,9 +97,21 @@ def mean_metrics(of_nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def divergence(models: Sequence[Floats]) -> tuple[float, float]:
     """(mean L2 distance from the mean model, mean squared difference from it)."""
+    if len(models) > _STACKED:
+        return _divergence_of_many(models)
     stacked = np.stack(models).astype(np.float64)
     differences = stacked - stacked.mean(axis=0)
     return float(np.linalg.norm(differences, axis=1).mean()), float((differences**2).mean())
+
+
+def _divergence_of_many(models: Sequence[Floats]) -> tuple[float, float]:
+    """The same, without a copy of all models. The order of its sums is another, so the last digits may be."""
+    mean = np.zeros(len(models[0]))
+    for model in models:
+        mean += model
+    mean /= len(models)
+    distances = np.array([np.linalg.norm(model - mean) for model in models])
+    return float(distances.mean()), float((distances**2).mean() / len(mean))
 
 
 def no_gain(before: float | None, average: float | None, of_one: bool = False) -> str:

@@ -198,11 +198,11 @@ def test_file_may_have_integers_for_floats_and_a_byte_order_mark(tmp_path: Path)
 # Errors
 
 FILE_ERRORS = [
-    ("[run]\nnodes = 0", "run.nodes = 0, but it must be a whole number from 1 to 1024"),
-    ("[run]\nnodes = 1025", "run.nodes = 1025, but it must be a whole number from 1 to 1024"),
-    ("[run]\nnodes = true", "run.nodes = true, but it must be a whole number from 1 to 1024"),
-    ('[run]\nnodes = "4"', 'run.nodes = "4", but it must be a whole number from 1 to 1024'),
-    ("[run.nodes]\nx = 1", 'run.nodes = {"x": 1}, but it must be a whole number from 1 to 1024'),
+    ("[run]\nnodes = 0", "run.nodes = 0, but it must be a whole number from 1 to 16384"),
+    ("[run]\nnodes = 16385", "run.nodes = 16385, but it must be a whole number from 1 to 16384"),
+    ("[run]\nnodes = true", "run.nodes = true, but it must be a whole number from 1 to 16384"),
+    ('[run]\nnodes = "4"', 'run.nodes = "4", but it must be a whole number from 1 to 16384'),
+    ("[run.nodes]\nx = 1", 'run.nodes = {"x": 1}, but it must be a whole number from 1 to 16384'),
     ("[run]\nrounds = -1", "run.rounds = -1, but it must be a whole number, 1 or more"),
     ("[run]\nrounds = 0", "run.rounds = 0, but it must be a whole number, 1 or more"),
     ("[run]\nrounds = 1979-05-27", 'run.rounds = "1979-05-27", but it must be a whole number, 1 or more'),
@@ -265,7 +265,7 @@ FILE_ERRORS = [
     ("[algoritm]\nshare = 1", 'unknown key algoritm = {"share": 1}; did you mean algorithm?'),
     (
         f"[run]\nnodes = '{'x' * 100}'",
-        f'run.nodes = "{"x" * 76}..., but it must be a whole number from 1 to 1024',
+        f'run.nodes = "{"x" * 76}..., but it must be a whole number from 1 to 16384',
     ),
     ("run = 3", "run = 3, but it must be a section [run]"),
     ("[run]\nnodes = \n", "not valid TOML: Invalid value (at line 2, column 9)"),
@@ -283,7 +283,7 @@ def test_error_in_the_file_is_one_line(tmp_path: Path, text: str | bytes, expect
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("RUN_NODES", "many", 'run.nodes = "many", but it must be a whole number from 1 to 1024'),
+        ("RUN_NODES", "many", 'run.nodes = "many", but it must be a whole number from 1 to 16384'),
         ("RUN_NODE", "3", 'unknown key run.node = "3"; did you mean run.nodes?'),
         ("TASK_AUGMENT", "yes", 'task.augment = "yes", but it must be true or false'),
         ("TASK_DATA_DIR", "\udcff", r'task.data_dir = "\udcff", but it must be text'),
@@ -307,8 +307,8 @@ def test_error_in_a_variable_names_the_variable(variable: str, value: str, expec
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("run.nodes", 0, "run.nodes = 0, but it must be a whole number from 1 to 1024"),
-        ("run.nodes", None, "run.nodes = null, but it must be a whole number from 1 to 1024"),
+        ("run.nodes", 0, "run.nodes = 0, but it must be a whole number from 1 to 16384"),
+        ("run.nodes", None, "run.nodes = null, but it must be a whole number from 1 to 16384"),
         ("run.nodse", 4, "unknown key run.nodse = 4; did you mean run.nodes?"),
         ("nodes", 4, "unknown key nodes = 4; did you mean run.nodes?"),
         ("task.decay", 10**400, None),

@@ -81,6 +81,13 @@ def test_record_with_wrong_types_is_refused() -> None:
             wire.records_from_wire([text.encode()])
 
 
+def test_record_of_more_members_than_devices_can_be_is_refused() -> None:
+    members = [Member(f"n{i}") for i in range(1025)]
+    record = create_plan("home", members, Schedule((GraphSpec("a"),), 1)).latest
+    with pytest.raises(RemoteProtocolError, match="a record of 1025 members: at most 1024 are allowed"):
+        wire.records_from_wire([record.to_json().encode()])
+
+
 # --- identities
 
 

@@ -71,6 +71,14 @@ def test_equal_models_do_not_diverge() -> None:
     assert result_file.divergence([np.full(1000, 0.1, np.float32)] * 4) == (0.0, 0.0)
 
 
+def test_divergence_of_many_models_needs_no_copy_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [np.float32(np.random.default_rng(i).standard_normal(50)) for i in range(9)]
+    whole = result_file.divergence(models)
+    monkeypatch.setattr(result_file, "_STACKED", 8)
+    monkeypatch.delattr(np, "stack")
+    assert result_file.divergence(models) == pytest.approx(whole, rel=1e-12)
+
+
 def test_divergence_is_computed_in_double_precision() -> None:
     models = [np.array([1.0 + step * 2**-23], np.float32) for step in (0, 1)]
     assert result_file.divergence(models)[0] == pytest.approx(2**-24, rel=1e-9)

@@ -69,7 +69,7 @@ class AlgorithmDefinition:
         communicates: nodes exchange messages.
         options: its own keys, with their defaults, which [algorithm.options] overrides.
         searches_share: makes what chooses the share that its compressor keeps, for a simulation
-            (`edgenode.simulate.simulation.ShareSearch`). Devices cannot run it. None if the share stays.
+            (`edgenode.simulate.share_search.ShareSearch`). Devices cannot run it. None if the share stays.
         prepares: changes the nodes of a simulation before its first event, given the configuration and the replicas
             by name. Devices cannot run it. None changes nothing.
     """

@@ -182,7 +182,9 @@ def test_numbers_of_a_record_have_a_range(key: str) -> None:
             Record.from_json(json.dumps(json.loads(a_record().to_json()) | {key: wrong}))
 
 
-def test_run_has_a_limited_number_of_members() -> None:
-    members = tuple(Member(f"n{i:04}") for i in range(1025))
-    with pytest.raises(GraphError, match="1025 members: at most 1024 are allowed"):
-        replace(a_record(), members=members, schedule=Schedule((A,), 1))
+@pytest.mark.parametrize(("run_id", "most"), [("r", 1024), ("", 16384)], ids=["controller", "simulation"])
+def test_run_has_a_limited_number_of_members(run_id: str, most: int) -> None:
+    members = tuple(Member(f"n{i:05}") for i in range(most + 1))
+    with pytest.raises(GraphError, match=f"{most + 1} members: at most {most} are allowed"):
+        replace(a_record(), members=members, schedule=Schedule((A,), 1), run_id=run_id)
+    replace(a_record(), members=members[1:], schedule=Schedule((A,), 1), run_id=run_id)
