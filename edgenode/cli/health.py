@@ -29,6 +29,7 @@ def health(address: str, timeout_s: float, state_dir: Path | None, cluster: str 
     Examples:
       edgenode health                    a node on this machine
       edgenode health 127.0.0.1:7700     the controller
+      edgenode health 127.0.0.1:7702     a relay
       edgenode health 10.0.0.7:7600
     """
     from edgenode.net.rpc import serves

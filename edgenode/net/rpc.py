@@ -23,7 +23,7 @@ from edgenode.net.open_files import places_for_links
 from edgenode.net.reasons import failure, why
 from edgenode.net.retry import CONNECT_S
 from edgenode.net.tls import INSECURE, Security
-from edgenode.security.subject import role_dns_name
+from edgenode.security.subject import Role, role_dns_name
 
 log = structlog.get_logger()
 
@@ -62,6 +62,8 @@ _SERVER = [
 ]
 _CALLS_END_S = 0.2
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
+
+_SERVING: tuple[Role, ...] = ("node", "controller", "relay")
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -151,7 +153,7 @@ def _bind(listen: str) -> list[socket.socket]:
 
 
 async def serves(target: str, timeout_s: float, security: Security | None = INSECURE) -> None:
-    """Ask the health service of a node or controller at host:port.
+    """Ask the health service of a node, a controller or a relay at host:port.
 
     Args:
         security: None if this process has no certificate. Then it is only checked that a server with TLS is there.
@@ -165,12 +167,16 @@ async def serves(target: str, timeout_s: float, security: Security | None = INSE
     if security is None:
         await _shows_a_certificate(target, timeout_s)
         return
-    try:
-        await _is_healthy(target, timeout_s, security, role_dns_name("node"))
-    except TransportError:
-        if security is INSECURE:
-            raise
-        await _is_healthy(target, timeout_s, security, role_dns_name("controller"))
+    roles = _SERVING[:1] if security is INSECURE else _SERVING
+    for role in roles:
+        try:
+            await _is_healthy(target, timeout_s, security, role_dns_name(role))
+        except TransportError:
+            if role == roles[-1]:
+                raise
+            await _shows_a_certificate(target, timeout_s)  # otherwise the other roles would only take more time
+        else:
+            return
 
 
 async def accepts(target: str, timeout_s: float, security: Security, server: str) -> bool:

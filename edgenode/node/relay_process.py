@@ -20,7 +20,7 @@ from edgenode.core.wording import counted
 from edgenode.errors import ConfigError, EdgenodeError, NotAdmitted, first_cause
 from edgenode.net import relay_server
 from edgenode.net.enrolment_client import enrol
-from edgenode.net.interfaces import WILDCARDS
+from edgenode.net.interfaces import WILDCARDS, address_for_others, is_loopback
 from edgenode.net.reasons import expired
 from edgenode.net.relay_limits import HOSTED_CALLS, HOSTED_OF_A_MEMBER, RelayLimits
 from edgenode.net.relay_registration import register
@@ -51,7 +51,8 @@ class RelayOptions:
     """The options of a relay.
 
     Attributes:
-        public: HOST or HOST:PORT where members dial it. Empty for its address towards the controller.
+        public: HOST or HOST:PORT where members dial it. Empty for its address towards the controller, or, on the
+            controller's machine, towards the internet.
         controller: host:port. Empty for that of the invite.
         most_gb: the most gigabytes that it carries for one node. None for no limit.
         join: an invite, used if there is no valid certificate.
@@ -80,7 +81,9 @@ class RelayOptions:
             host, forwarded = split_public(self.public)
             return join_address(checked_host(host), forwarded or port)
         host = split_address(self.listen)[0]
-        return join_address(address_towards(controller) if host in WILDCARDS else host, port)
+        if host in WILDCARDS and is_loopback(host := address_towards(controller)):  # the controller's own machine
+            host = address_for_others("")
+        return join_address(host, port)
 
 
 class RelayProcess:

@@ -133,6 +133,22 @@ def test_printed_commands_start_a_node_with_an_invite() -> None:
     assert (refused.exit_code, refused.stdout) == (1, "")  # a shell gets no half of a script
 
 
+def test_printed_commands_start_a_relay_without_a_run(tmp_path: Path) -> None:
+    invite = str(Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),)))
+    without = run("--systemd", "--relay").output
+    assert "run.toml" not in without
+    assert "edgenode doctor --systemd --relay --join inv-... | sudo sh" in without
+    result = run("--systemd", "--relay", "--join", f"edgenode relay --join {invite}")
+    *before, file, enable, restart = [
+        words for words in map(shlex.split, result.output.splitlines()) if words[0] != "#"
+    ]
+    (sed,) = [words for words in before if words[0] == "sed" and words[1] == f"s|/opt/edgenode|{sys.prefix}|"]
+    assert "/bin/edgenode relay --state-dir" in Path(sed[2]).read_text()
+    assert sed[3:] == [">", "/etc/systemd/system/edgenode-relay.service"]
+    assert file[:4] == ["echo", f"EDGENODE_JOIN={invite}", ">>", "/etc/edgenode/relay.env"]
+    assert [enable, restart] == [["systemctl", verb, "edgenode-relay"] for verb in ("enable", "restart")]
+
+
 def test_installation_in_a_home_folder_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.prefix", "/home/pi/venv")
     assert "A service cannot see home folders" in run("--systemd").output

@@ -63,11 +63,14 @@ class Systemd:
 @pytest.mark.slow
 def test_systemd_is_notified_until_the_event_loop_hangs(fleet: Fleet) -> None:
     fleet.configure({"run.nodes": 2, "run.rounds": 1_000_000, "run.evaluate_every": 10})
-    with Systemd("controller") as of_controller, Systemd("node") as of_node:
+    with Systemd("controller") as of_controller, Systemd("node") as of_node, Systemd("relay") as of_relay:
         controller = fleet.controller(spawn=of_controller.spawn)
+        address = controller.logs(r"controller ready .*listen=(\S+)")[1]
+        relay = fleet.relay("fra", "--controller", address, "--listen", "127.0.0.1:0", spawn=of_relay.spawn)
         node = fleet.node("node-0", spawn=of_node.spawn)
         assert of_controller.receives("^READY=1$")
         assert of_node.receives("^READY=1$")
+        assert of_relay.receives("^READY=1$")
         assert of_controller.receives("^STATUS=1 of 2 nodes are connected\nWATCHDOG=1$")
         assert of_node.receives(r"^STATUS=waiting for 1 more \(connected: node-0\)\nWATCHDOG=1$")
 
@@ -79,7 +82,9 @@ def test_systemd_is_notified_until_the_event_loop_hangs(fleet: Fleet) -> None:
         other.popen.send_signal(signal.SIGSTOP)
         assert of_node.receives(r"^STATUS=.*, waiting for node-1 \(\d+ s\)\nWATCHDOG=1$")
 
-        for systemd, process in ((of_controller, controller), (of_node, node)):
+        assert of_relay.receives(r"^STATUS=relays 0 connections of 2 nodes\nWATCHDOG=1$")
+
+        for systemd, process in ((of_controller, controller), (of_node, node), (of_relay, relay)):
             process.popen.send_signal(signal.SIGUSR1)
             systemd.receives("no such notification", WATCHDOG_S)  # discards what was sent before
             assert not systemd.receives("WATCHDOG=1", 3 * WATCHDOG_S)

@@ -24,7 +24,7 @@ from edgenode.net.rpc import address_towards, broken, channel, refuse_beyond_loo
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.security.certificates import make_authority, make_credentials
-from edgenode.security.subject import CONTROLLER
+from edgenode.security.subject import CONTROLLER, Subject
 from tests.floods.connections import HELLO
 
 ANY = "127.0.0.1:0"
@@ -45,6 +45,18 @@ async def test_health_reports_the_process_and_each_service_serving(service: str)
     async with serving(ANY, all_services()) as port, channel(f"127.0.0.1:{port}") as there:  # type: ignore[arg-type]
         reply = await health_pb2_grpc.HealthStub(there).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("role", [Subject("node", "n0"), CONTROLLER, Subject("relay", "fra")], ids=str)
+@pytest.mark.parametrize("asker", [Subject("node", "n1"), Subject("operator", "ana"), Subject("relay", "ber")], ids=str)
+async def test_daemon_of_every_role_says_that_it_serves(role: Subject, asker: Subject) -> None:
+    authority = make_authority("home")
+    own, theirs = (MutualTls(make_credentials(authority, one), lambda *_: True) for one in (role, asker))
+    async with serving(ANY, [], 0.0, security=own) as port:
+        await serves(f"127.0.0.1:{port}", 5, theirs)
+        stranger = MutualTls(make_credentials(make_authority("home"), asker), lambda *_: True)
+        with pytest.raises(TransportError):
+            await serves(f"127.0.0.1:{port}", 5, stranger)
 
 
 @pytest.mark.slow

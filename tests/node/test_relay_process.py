@@ -68,7 +68,6 @@ async def test_invite_names_the_relay_and_its_controller(authority: Authority, t
 @pytest.mark.parametrize(
     ("public", "listen", "expected"),
     [
-        ("", "0.0.0.0:7702", "127.0.0.1:7702"),
         ("", "[::1]:7702", "[::1]:7702"),
         ("relay.example.org", "0.0.0.0:7702", "relay.example.org:7702"),
         ("relay.example.org:443", "0.0.0.0:7702", "relay.example.org:443"),
@@ -78,6 +77,15 @@ async def test_invite_names_the_relay_and_its_controller(authority: Authority, t
 )
 def test_address_for_members(tmp_path: Path, public: str, listen: str, expected: str) -> None:
     assert RelayOptions(listen, tmp_path, public).address_at(7702, "127.0.0.1:7700") == expected
+
+
+def test_relay_on_the_controllers_machine_has_an_address_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgenode.node.relay_process.address_for_others", lambda host: "192.0.2.7")
+    for controller in ("127.0.0.1:7700", "localhost:7700", "[::1]:7700"):
+        assert RelayOptions("0.0.0.0:7702", tmp_path).address_at(7702, controller) == "192.0.2.7:7702"
+    assert RelayOptions("127.0.0.1:7702", tmp_path).address_at(7702, "127.0.0.1:7700") == "127.0.0.1:7702"
 
 
 @pytest.mark.parametrize("public", ["localhost", "0.0.0.0", "a b", "host:x"])

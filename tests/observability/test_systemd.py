@@ -92,7 +92,8 @@ def installed(unit: Path, folder: Path) -> Path:
 def test_service_file_matches_the_daemon(unit: Path) -> None:
     text = unit.read_text()
     command = unit.stem.removeprefix("edgenode-").replace("node", "run")
-    assert f"ExecStart=/opt/edgenode/bin/edgenode {command} --config /etc/edgenode/run.toml --state-dir" in text
+    of_run = "" if command == "relay" else " --config /etc/edgenode/run.toml"
+    assert f"ExecStart=/opt/edgenode/bin/edgenode {command}{of_run} --state-dir" in text
     for line in ("Type=notify", "WatchdogSec=60", "Restart=on-failure", "SuccessExitStatus=130", "DynamicUser=yes"):
         assert re.search(rf"^{line}$", text, re.M), line
 
