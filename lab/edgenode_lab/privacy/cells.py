@@ -18,6 +18,7 @@ _TOP_1 = {"algorithm.name": "scsp", "algorithm.share": 0.01}
 _ROLLING = {**_TOP_1, "algorithm.compressor": "rolling"}
 _DILOCO = {"algorithm.name": "diloco", "run.rounds": 10, "task.local_steps": 10, **_COMPLETE}
 _DILOCO_1 = {**_DILOCO, "algorithm.values": "fitted1"}
+_MASKED = {**_DILOCO, "algorithm.name": "edgenode_lab.algorithms.masked:DEFINITION", "algorithm.values": "int4"}
 _4_STEPS = {"run.rounds": 25, "task.local_steps": 4}
 _100_STEPS = {"run.rounds": 1, "task.local_steps": 100}
 _WHOLE_BATCH = {"task.batch_size": 60}  # all digits of a node, which is best for accuracy under DP-SGD
@@ -30,6 +31,7 @@ CELLS = (
     Cell(("SCSP, rolling 1 %", "ring", "0"), _ROLLING),
     Cell(("SGP", "ring", "0"), _SGP),
     Cell(("DiLoCo, 1 bit", "complete", "0"), _DILOCO_1),
+    Cell(("DiLoCo, masked", "complete", "0"), _MASKED),
     *(
         Cell(
             (f"{name}, epsilon {epsilon}", "complete", "0"),
@@ -59,6 +61,7 @@ _FIRST_ROUND = (
     ("SCSP, rolling 1 %", _ROLLING),
     ("DiLoCo, 2 bits", {"algorithm.name": "diloco", **_COMPLETE}),
     ("DiLoCo, 1 bit", {"algorithm.name": "diloco", "algorithm.values": "fitted1", **_COMPLETE}),
+    ("DiLoCo, masked", _MASKED),
 )
 _ONE_STEP = {"run.rounds": 1, "task.local_steps": 1, "task.momentum": 0.0, "task.learning_rate": LEARNING_RATE}
 
