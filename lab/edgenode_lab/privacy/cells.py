@@ -32,6 +32,7 @@ CELLS = (
     Cell(("SGP", "ring", "0"), _SGP),
     Cell(("DiLoCo, 1 bit", "complete", "0"), _DILOCO_1),
     Cell(("DiLoCo, masked", "complete", "0"), _MASKED),
+    Cell(("DiLoCo, masked, averages", "complete", "0"), _MASKED, averages=True),
     *(
         Cell(
             (f"{name}, epsilon {epsilon}", "complete", "0"),

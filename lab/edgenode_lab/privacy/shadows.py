@@ -48,6 +48,7 @@ class Cell:
         samples: the number of digits of which every run trains on half.
         skew: the skew of the nodes' parts.
         epsilon: the budget of each node. None trains without differential privacy.
+        averages: the neighbour uses the models that all nodes have after each exchange, and no message.
     """
 
     labels: tuple[str, str, str]
@@ -55,6 +56,7 @@ class Cell:
     samples: int = 480
     skew: float = 0.0
     epsilon: float | None = None
+    averages: bool = False
 
     @property
     def name(self) -> str:
@@ -102,7 +104,7 @@ def play(cell: Cell, draw: int, overrides: Mapping[str, object], folder: Path) -
         OSError: the file cannot be written.
     """
     config = cell.config(draw, overrides)
-    path = folder / f"{config.digest(rounds=True)[:16]}.npz"
+    path = folder / f"{config.digest(rounds=True)[:16]}{'-averages' if cell.averages else ''}.npz"
     try:
         with np.load(io.BytesIO(path.read_bytes())) as arrays:
             return Seen(**arrays)
@@ -110,7 +112,7 @@ def play(cell: Cell, draw: int, overrides: Mapping[str, object], folder: Path) -
         pass
     except (OSError, ValueError, TypeError, EOFError, BadZipFile) as exc:
         raise CheckpointError(f"{path} cannot be read: {exc}; remove it to play its run again") from exc
-    seen = _play(config, victims.Pool(cell.samples, NODES, cell.skew), draw)
+    seen = _play(config, victims.Pool(cell.samples, NODES, cell.skew), draw, cell.averages)
     content = io.BytesIO()
     np.savez(content, **{name: getattr(seen, name) for name in Seen.__dataclass_fields__})
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def play(cell: Cell, draw: int, overrides: Mapping[str, object], folder: Path) -
     return seen
 
 
-def _play(config: Config, pool: victims.Pool, draw: int) -> Seen:
+def _play(config: Config, pool: victims.Pool, draw: int, averages: bool = False) -> Seen:
     images, rounds = pool.images, config.run.rounds
     initial = _initial(config)
     moments = sorted({-(-rounds * i // MOMENTS) for i in range(1, MOMENTS + 1)})
@@ -128,7 +130,7 @@ def _play(config: Config, pool: victims.Pool, draw: int) -> Seen:
     def measure(_name: str, z: Floats) -> NDArray[np.float64]:
         return victims.confidences(z, images, pool.labels)
 
-    transcript = Transcript(factory.algorithm_spec(config), initial, moments, config.run.seed, measure)
+    transcript = Transcript(factory.algorithm_spec(config), initial, moments, config.run.seed, measure, averages)
     result = Simulation(config, observe=transcript.observe).run()
     names = [f"node-{number}" for number in range(config.run.nodes)]
     owners, everyone = pool.owners(), np.arange(len(images))

@@ -30,9 +30,14 @@ Measure = Callable[[str, Floats], NDArray[np.float64]]
 
 
 class ModelCopy:
-    """A neighbour's copy of one sender's model, after the pushes that it has received."""
+    """A neighbour's copy of one sender's model, after the pushes that it has received.
 
-    def __init__(self, algorithm_spec: AlgorithmSpec, initial: Floats) -> None:
+    Args:
+        averages: it is the newest common model of an exchange, and uses no push.
+    """
+
+    def __init__(self, algorithm_spec: AlgorithmSpec, initial: Floats, averages: bool = False) -> None:
+        self._averages = averages
         self._algorithm_spec, self._state = algorithm_spec, algorithm_spec.initial(initial)
         self.z = self._state.x
         self._sent = np.full(len(initial), -1)  # the newest round in which a coordinate was sent
@@ -43,7 +48,8 @@ class ModelCopy:
         payload = learner.read(t, message.weight, message.u, message.payload).payload
         if (start := state.kept.get("start")) is not None:
             self.z[:] = start
-            payload.add_to(self.z, 1.0)
+            if not self._averages:
+                payload.add_to(self.z, 1.0)
             return
         block = self._algorithm_spec.step(t).block
         part = self._state.part(block).x
@@ -61,6 +67,7 @@ class Transcript:
     Args:
         moments: the rounds after which copies and reports are recorded.
         measure: called with each sender's copy at each moment, and with each node's final model.
+        averages: copies use the common models of exchanges, and no push.
 
     Attributes:
         copies: by sender, one result of ``measure`` per moment.
@@ -71,9 +78,16 @@ class Transcript:
     """
 
     def __init__(
-        self, algorithm_spec: AlgorithmSpec, initial: Floats, moments: list[int], seed: int, measure: Measure
+        self,
+        algorithm_spec: AlgorithmSpec,
+        initial: Floats,
+        moments: list[int],
+        seed: int,
+        measure: Measure,
+        averages: bool = False,
     ) -> None:
         self._algorithm_spec, self._initial, self._moments = algorithm_spec, initial, moments
+        self._averages = averages
         self._measure, self._sketch = measure, Sketch(len(initial), seed)
         self._copies: dict[str, ModelCopy] = {}
         self._rounds: dict[str, int] = {}  # of each sender's newest push that was read
@@ -97,7 +111,7 @@ class Transcript:
         if self._rounds.get(name, -1) >= message.round:
             return  # the same payload goes to every receiver
         self._rounds[name] = message.round
-        copy = self._copies.setdefault(name, ModelCopy(self._algorithm_spec, self._initial))
+        copy = self._copies.setdefault(name, ModelCopy(self._algorithm_spec, self._initial, self._averages))
         copy.receive(message, replica.learner)
         self.first.setdefault(name, copy.z - self._initial)
 

@@ -32,3 +32,15 @@ def test_copy_of_a_model_that_stays_is_the_model(compressor: str) -> None:
         copy.receive(Message("node-0", 1, t, 0, "", 0.5, u, payload), learner)
         learner.mix_round(1.0, [])
     assert np.allclose(copy.z, x, rtol=1e-4)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_copy_of_averages_uses_no_push(averages: bool) -> None:
+    keys = {"run.nodes": 4, "run.rounds": 2, "algorithm.name": "diloco", "topology.graphs": ["complete"]}
+    spec = factory.algorithm_spec(load(None, keys, {}))
+    x = np.ones(_SIZE, np.float32)
+    learner = VectorLearner(spec, Layout((_SIZE,)), spec.initial(x), 0, "node-0")
+    copy = ModelCopy(spec, np.zeros(_SIZE, np.float32), averages)
+    payload, u = learner.compress_update(0, LocalUpdate(np.full(_SIZE, 0.5, np.float32), is_difference=True))
+    copy.receive(Message("node-0", 1, 0, 0, "", 0.25, u, payload), learner)
+    assert np.allclose(copy.z, x if averages else x + 0.5, rtol=0.02)
