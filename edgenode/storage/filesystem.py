@@ -94,18 +94,18 @@ def make_durable(disk: Disk, folder: Path) -> None:
         disk.flush(path)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, disk: Disk = REAL_DISK) -> None:
     """Replace a text file. It holds the old text or the new one at any moment, and the new one when this returns."""
     scratch = path.with_name(f".{path.name}.partial")
-    REAL_DISK.write(scratch, [text.encode()])
-    put_in_place(scratch, path)
+    disk.write(scratch, [text.encode()])
+    put_in_place(scratch, path, disk)
 
 
-def put_in_place(scratch: Path, path: Path) -> None:
+def put_in_place(scratch: Path, path: Path, disk: Disk = REAL_DISK) -> None:
     """Flush a file and rename it. The new name is on the medium when this returns."""
-    REAL_DISK.flush(scratch)
-    REAL_DISK.rename(scratch, path)
-    REAL_DISK.flush(path.parent)
+    disk.flush(scratch)
+    disk.rename(scratch, path)
+    disk.flush(path.parent)
 
 
 def default_state_dir(cluster: str, name: str) -> Path:

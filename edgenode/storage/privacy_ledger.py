@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from edgenode.errors import CheckpointError
-from edgenode.storage.filesystem import write_atomically
+from edgenode.storage.filesystem import REAL_DISK, Disk, make_durable, write_atomically
 from edgenode.tasks.privacy_budget import Spending
 
 LEDGER = "privacy.json"
@@ -18,8 +18,9 @@ LEDGER = "privacy.json"
 class FileLedger:
     """The ledger in a state folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LEDGER
+    def __init__(self, folder: Path, disk: Disk = REAL_DISK) -> None:
+        self._path, self._disk = folder / LEDGER, disk
+        self._folder_is_durable = False
 
     def read(self) -> tuple[Spending, ...]:
         """Return all steps that were ever taken. None without a file.
@@ -28,7 +29,7 @@ class FileLedger:
             CheckpointError: the file cannot be read. What was spent is then unknown.
         """
         try:
-            rows = json.loads(self._path.read_text())
+            rows = json.loads(self._disk.read(self._path))
             spent = tuple(Spending(float(row["noise"]), float(row["rate"]), int(row["steps"])) for row in rows)
         except FileNotFoundError:
             return ()
@@ -48,6 +49,9 @@ class FileLedger:
         """
         rows = [{"noise": part.noise, "rate": part.rate, "steps": part.steps} for part in spent]
         try:
-            write_atomically(self._path, json.dumps(rows, indent=1))
+            if not self._folder_is_durable:  # a new folder would be gone with the file
+                make_durable(self._disk, self._path.parent)
+                self._folder_is_durable = True
+            write_atomically(self._path, json.dumps(rows, indent=1), self._disk)
         except OSError as exc:
             raise CheckpointError(f"cannot write {self._path}: {exc.strerror or exc}") from exc

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from edgenode.errors import CheckpointError
 from edgenode.storage import filesystem
 from edgenode.storage.privacy_ledger import LEDGER, FileLedger
 from edgenode.tasks.privacy_budget import Budget, Spending
+from tests.simulation.fake_disk import PowerCut, SimulatedDisk
 
 SPENT = (Spending(0.8, 0.05, 7), Spending(1.25, 1.0, 3))
 
@@ -47,3 +49,61 @@ def test_crash_between_two_writes_never_lowers_the_count(
     assert sum(part.steps for part in FileLedger(tmp_path).read()) >= 100
     assert budget.take()
     assert sum(part.steps for part in FileLedger(tmp_path).read()) >= 101
+
+
+STATE_DIR = Path("/var/edgenode/n0")
+KIND = Spending(1.0, 0.1, 0)
+LIMIT = 2.5
+
+
+class Life:
+    """A node on one disk: the steps that it took, which others may have received, and its newest checkpoint."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.disk, self.taken = rng, SimulatedDisk(), 0
+        self.saved: tuple[Spending, ...] = ()
+        self.disk.make_folder(STATE_DIR)
+
+    def start(self) -> Budget:
+        """A process starts, and resumes from the checkpoint or from an older state."""
+        budget = Budget(FileLedger(STATE_DIR, self.disk), LIMIT, 1e-5, KIND)
+        if self.rng.random() < 0.5:
+            budget.raise_to(self.saved)
+        return budget
+
+    def live(self, budget: Budget) -> None:
+        """Take steps and save, until a power cut or a kill."""
+        for _ in range(self.rng.randint(1, 40)):
+            if self.rng.random() < 0.8:
+                self.taken += budget.take()  # once it returns, the step is taken and its result may be sent
+            else:
+                budget.settle()
+                self.saved = budget.spent()
+
+    def end(self) -> None:
+        if self.rng.random() < 0.7:
+            self.disk.crash(self.rng)
+        self.disk.fail_after(None)  # else only the process was killed
+
+    def require_counted(self) -> None:
+        ledger = FileLedger(STATE_DIR, self.disk)
+        counted = sum(part.steps for part in ledger.read())
+        assert counted >= self.taken, f"{self.taken} steps were taken, and {counted} are counted"
+        assert Budget(ledger, LIMIT, 1e-5, KIND).epsilon <= LIMIT
+
+
+@pytest.mark.parametrize("first", [0, 100, *(pytest.param(n, marks=pytest.mark.slow) for n in (200, 300, 400, 500))])
+def test_power_cut_at_any_operation_never_lowers_the_count(first: int) -> None:
+    """Seeds: each is a node that is cut off or killed eight times, after any number of operations of its disk."""
+    cuts = 0
+    for seed in range(first, first + 100):
+        life = Life(random.Random(seed))
+        for _ in range(8):
+            life.disk.fail_after(life.rng.randint(0, 12))
+            try:
+                life.live(life.start())
+            except PowerCut:
+                cuts += 1
+            life.end()
+            life.require_counted()
+    assert cuts > 150
