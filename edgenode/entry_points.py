@@ -24,7 +24,10 @@ from edgenode.errors import ConfigError, one_of
 T = TypeVar("T")
 
 _LABORATORY: Mapping[str, frozenset[str]] = {
-    "edgenode.algorithms": frozenset({"attacked", "choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"}),
+    "edgenode.algorithms": frozenset(
+        {"attacked", "choco-jwins", "dsgt", "gut", "mt", "noloco", "qg-dsgdm", "qg-dsgdm-n", "skew-scout"}
+        | {"sparse-loco", "sparta"}
+    ),
     "edgenode.commands": frozenset({"experiment"}),
     "edgenode.compressors": frozenset({"shuffled"}),
     "edgenode.datasets": frozenset({"cifar10", "cifar100", "fashion-mnist"}),

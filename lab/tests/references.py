@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.algorithm_references import LAYOUT, NODES, START, Compress, Matrix, towards_optima
+from tests.algorithm_references import LAYOUT, NODES, RATE, START, Compress, Matrix, towards_optima
 
 
 def sparse_loco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
@@ -37,6 +37,67 @@ def choco_jwins(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
         replicas = replicas + c(half @ h.T - replicas)
         x = half + rate * (w @ replicas - replicas) @ h
         yield x
+
+
+def dsgt(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Pu and Nedić 2018, equation 3; on directed graphs Nedić, Olshevsky and Shi 2017, Algorithm 2 (Push-DIGing)."""
+    u, v = np.tile(START, (NODES, 1)), np.ones((NODES, 1))
+    y = gradient = gradients(u)
+    while True:
+        u, v = w @ (u - RATE * y), w @ v
+        x = u / v
+        y, gradient = w @ y + gradients(x) - gradient, gradients(x)
+        yield x
+
+
+def momentum_tracking(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Takezawa et al. 2023, with the authors' variables: momentum and dual_c."""
+    x = np.tile(START, (NODES, 1))
+    momentum, dual = np.zeros_like(x), np.zeros_like(x)
+    while True:
+        momentum = 0.9 * momentum + gradients(x)
+        x = w @ x - RATE * (momentum - dual)
+        dual = w @ (dual - momentum) + momentum
+        yield x
+
+
+def qg_dsgdm(w: Matrix, rate: float, c: Compress, nesterov: bool = False) -> Iterator[Matrix]:
+    """Lin et al. 2021, Algorithm 1, with the authors' variables. They keep momentum_buffer between rounds."""
+    x = np.tile(START, (NODES, 1))
+    momentum_buffer = np.zeros_like(x)
+    while True:
+        grads = gradients(x)
+        buffer = 0.9 * momentum_buffer + grads
+        applied = grads + 0.9 * buffer if nesterov else buffer
+        before, x = x, w @ (x - RATE * applied)
+        momentum_buffer = 0.9 * momentum_buffer + 0.1 * (before - x) / RATE
+        yield x
+
+
+def qg_dsgdm_n(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """The same with Nesterov momentum."""
+    yield from qg_dsgdm(w, rate, c, nesterov=True)
+
+
+def gut(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:
+    """Aketi, Hashemi and Roy 2023, with the authors' variables delta, y and the sent x_hat. We train at W x."""
+    x, mu = np.tile(START, (NODES, 1)), 0.9
+    x_hat, delta_before = x, np.zeros_like(x)
+    while True:
+        y_sent = x - x_hat
+        accumulated = w @ y_sent + (w @ x_hat - x_hat)
+        x_hat = x_hat + y_sent
+        global_update = w @ x_hat - x_hat
+        delta = gradients(x + global_update) - global_update / RATE
+        y = delta - mu / RATE * accumulated - mu * delta_before
+        delta_before = delta
+        x = x - RATE * y
+        yield w @ x
+
+
+def gradients(x: Matrix) -> Matrix:
+    """The gradients of `towards_optima`, which takes steps of RATE."""
+    return -towards_optima(0, x) / RATE
 
 
 def noloco(w: Matrix, rate: float, c: Compress) -> Iterator[Matrix]:

@@ -41,6 +41,11 @@ EVERY: dict[str, dict[str, object]] = {
     "sparta": {"share": 0.3},
     "noloco": {},
     "skew-scout": {},
+    "dsgt": {},
+    "mt": {},
+    "qg-dsgdm": {},
+    "qg-dsgdm-n": {},
+    "gut": {},
 }
 REFERENCES = [
     ("sparse-loco", {**TOP, **FLOAT}, "two-way", references.sparse_loco),
@@ -48,6 +53,14 @@ REFERENCES = [
     ("choco-jwins", {**TOP, **FLOAT}, "two-way", references.choco_jwins),
     ("noloco", {}, "two-way", references.noloco),
     ("noloco", {"averaging_rate": 0.3}, "complete", references.noloco),
+    ("dsgt", {}, "two-way", references.dsgt),
+    ("dsgt", {}, "chord", references.dsgt),
+    ("mt", {}, "two-way", references.momentum_tracking),
+    ("mt", {}, "a", references.momentum_tracking),
+    ("qg-dsgdm", {}, "two-way", references.qg_dsgdm),
+    ("qg-dsgdm-n", {}, "two-way", references.qg_dsgdm_n),
+    ("gut", {}, "two-way", references.gut),
+    ("gut", {}, "complete", references.gut),
 ]
 
 

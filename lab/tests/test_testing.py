@@ -32,7 +32,8 @@ from edgenode.extensions import (
 from edgenode_lab.testing import check_algorithm, check_compressor, check_graph
 from tests.distributions import forget
 
-LAB = ["attacked", "choco-jwins", "noloco", "skew-scout", "sparse-loco", "sparta"]
+TRACKING = ["dsgt", "gut", "mt", "qg-dsgdm", "qg-dsgdm-n"]
+LAB = ["attacked", "choco-jwins", *TRACKING, "noloco", "skew-scout", "sparse-loco", "sparta"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_own_compressor_passes(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ALGORITHMS.own, *LAB])
 def test_own_algorithm_passes(name: str) -> None:
-    check_algorithm(name, "complete", outer_steps=name in ("diloco", "noloco"))
+    check_algorithm(name, "complete", outer_steps=name in ("diloco", "mt", "noloco"))
 
 
 @pytest.mark.slow

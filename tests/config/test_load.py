@@ -232,8 +232,8 @@ FILE_ERRORS = [
     (
         '[algorithm]\nname = "SP"',
         'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
-        '"deep-squeeze", "choco-sgd", "diloco", "local", "attacked", "choco-jwins", "noloco", "skew-scout", '
-        '"sparse-loco" or "sparta"; did you mean "sp"?',
+        '"deep-squeeze", "choco-sgd", "diloco", "local", "attacked", "choco-jwins", "dsgt", "gut", "mt", '
+        '"noloco", "qg-dsgdm", "qg-dsgdm-n", "skew-scout", "sparse-loco" or "sparta"; did you mean "sp"?',
     ),
     (
         '[algorithm]\ngossip_rounds = "all"',
@@ -496,6 +496,8 @@ def test_overlap_must_be_below_the_window() -> None:
         ("choco-jwins", "its state has to know every message of a round at once"),
         ("sparta", "its state has to know every message of a round at once"),
         ("diloco", "its state has to know every message of a round at once"),
+        ("gut", "its state has to know every message of a round at once"),
+        ("qg-dsgdm", "its state has to know every message of a round at once"),
         ("noloco", "its state has to know every message of a round at once"),
         ("sparse-loco", "its state has to know every message of a round at once"),
         ("skew-scout", "it measures all models while they are at rest"),
