@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgenode import factory
+from edgenode.config.fixed_members import checkpoint_every
 from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Layout
@@ -256,6 +257,13 @@ def test_more_nodes_than_devices_can_be_are_for_simulations(controller: bool) ->
     factory.algorithm_spec(config := a_config(run__nodes=1025, algorithm__name="sp"))
     with pytest.raises(ConfigError, match=r"run\.nodes = 1025: a run on devices has at most 1024; edgenode simulate"):
         factory.check_networked(config, controller)
+
+
+@pytest.mark.parametrize(("every", "rounded"), [(5, 6), (6, 6), (50, 51)])
+def test_checkpoints_lie_between_exchanges(every: int, rounded: int) -> None:
+    settings = {"algorithm__name": "diloco", "topology__graphs": "doubling", "run__checkpoint_every": every}
+    config = a_config(run__nodes=5, run__rounds=12, **settings)
+    assert checkpoint_every(config.run, factory.exchange_rounds(config)) == rounded
 
 
 @pytest.mark.parametrize("on_poison", ["pause", "evict"])

@@ -1,4 +1,4 @@
-"""Checks the settings of a run on devices: the number of members, and what fixed members need."""
+"""The settings of a run on devices: checks the number of members, and what fixed members need."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def check_number(run: RunSection) -> None:
         raise ConfigError(
             f"run.nodes = {run.nodes}: a run on devices has at most {MAX_MEMBERS}; edgenode simulate takes more"
         )
+
+
+def checkpoint_every(run: RunSection, exchange_rounds: int) -> int:
+    """Return the rounds between two checkpoints: those of the configuration, rounded up to whole exchanges."""
+    return -(-run.checkpoint_every // exchange_rounds) * exchange_rounds
 
 
 def check_fixed_members(run: RunSection, algorithm: str, apart: int) -> None:

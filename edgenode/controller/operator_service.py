@@ -155,6 +155,7 @@ class OperatorService:
         cluster, now = self._cluster, time.monotonic()
         time_left_s = self._observe_progress(now)
         progress, consensus = self._nodes.progress, self._nodes.consensus_distance(self.state.plan)
+        gathers = self.state.membership.to_gather(self.state.plan) if self.state.plan else ()
         holding, straggling = holding_up(self._nodes.last_reports()), self._failure_detector.straggling
         nodes = tuple(
             NodeView(
@@ -176,8 +177,8 @@ class OperatorService:
             rounds_per_epoch=self.state.epoch.rounds,
             unix_time_s=time.time(),
             paused=self.state.paused,
-            evicting=tuple(sorted(cluster.evictions.evicted)),
-            awaited=tuple(sorted(cluster.evictions.awaited)),
+            evicting=tuple(sorted(cluster.evictions.evicted | self.state.membership.out)),
+            awaited=tuple(sorted(cluster.evictions.awaited or gathers)),
             consensus_distance=consensus[1] if consensus else None,
             consensus_round=consensus[0] if consensus else 0,
             page=self._page.url,

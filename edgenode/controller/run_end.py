@@ -42,10 +42,11 @@ async def until_over(cluster: Cluster, nodes: NodeRegistry, abandoned_s: float) 
         plan = cluster.state.plan
         if plan is None:
             continue
-        members = nodes.members(plan)
-        if len(members) >= len(plan.latest.names) and all(member.status.state.ended for member in members):
+        members, membership = nodes.members(plan), cluster.state.membership
+        ended = len(members) >= len(plan.latest.names) and all(member.status.state.ended for member in members)
+        if ended and not membership.out:  # else all have ended to resume with other members
             return
-        abandoned = nodes.is_abandoned(plan, cluster.state.membership.present)
+        abandoned = nodes.is_abandoned(plan, membership.present)
         since = (since or time.monotonic()) if abandoned else None
         if since is not None and time.monotonic() - since > abandoned_s:
             return

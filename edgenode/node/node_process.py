@@ -340,7 +340,7 @@ def run_node(
                 security = enrolled_again(options, exc)
                 options = replace(options, security=security, join=None, fresh=False, resume_from=None)
             except (Evicted, PeerRestarted) as exc:
-                again = "rejoining as a newcomer" if isinstance(exc, Evicted) else "resuming from a checkpoint with it"
+                again = "rejoining as a newcomer" if isinstance(exc, Evicted) else "resuming from a checkpoint"
                 log.warning(again, reason=str(exc))
                 options = replace(
                     options, fresh=False, resume_from=None

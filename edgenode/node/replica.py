@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 
 from edgenode import factory
+from edgenode.config.fixed_members import checkpoint_every
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
@@ -118,7 +119,7 @@ class Replica:
             start=start.round,
             window=window,
             evaluate_every=config.run.evaluate_every if evaluate_every is None else evaluate_every,
-            checkpoint_every=config.run.checkpoint_every,
+            checkpoint_every=checkpoint_every(config.run, self._exchange_rounds),
             publish_every=config.run.publish_every,
             verifier=verifier,
             alarm=self.alarms.of_messages,

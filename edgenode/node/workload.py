@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from edgenode import factory
+from edgenode.config.fixed_members import checkpoint_every
 from edgenode.config.schema import Config
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.canonical import canonical, digest
@@ -191,4 +193,5 @@ def checkpoint_store(state_dir: Path, config: Config, training: Training) -> Che
     text = config.shared()
     if identity := training.identity():
         text = canonical({**json.loads(text), **identity})
-    return CheckpointStore(state_dir, digest(text), config=text, every=config.run.checkpoint_every)
+    every = checkpoint_every(config.run, factory.exchange_rounds(config))
+    return CheckpointStore(state_dir, digest(text), config=text, every=every)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.group("fixed members")
 Models = list[dict[str, bytes]]
 
 
-def models(fleet: Fleet) -> Models:
-    files = [fleet.state(f"node-{i}") / "model.safetensors" for i in range(NODES)]
+def models(fleet: Fleet, nodes: Sequence[int] = range(NODES)) -> Models:
+    files = [fleet.state(f"node-{i}") / "model.safetensors" for i in nodes]
     return [{name: tensor.tobytes() for name, tensor in load_file(file).items()} for file in files]
 
 
@@ -97,11 +97,35 @@ def test_killed_member_comes_back_and_all_resume(
     for process in (*nodes, controller):
         process.exits(0)
     assert models(fleet) == uninterrupted
-    assert nodes[0].logs("resuming from a checkpoint with it .*").group().count("node-1 restarted")
+    assert nodes[0].logs("resuming from a checkpoint .*").group().count("node-1 restarted")
     first, *later = begins(nodes[0])
     assert first == 0
     assert len(later) == 2
     assert all(0 < t < 160 for t in later)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alive", [True, False])
+def test_others_go_on_without_a_member_that_is_given_up(
+    started: tuple[Fleet, Process, list[Process]], alive: bool
+) -> None:
+    fleet, controller, nodes = started
+    saves(fleet, 0, 40)
+    if not alive:
+        nodes[1].kill()
+    evicted = fleet.command("evict", "node-1", "--force", "--yes", "--cluster", fleet.cluster)
+    assert "the run continues without node-1 from round" in evicted.stdout
+    out = nodes[1] if alive else fleet.node("node-1")
+    out.logs("node-1 was evicted by an operator|the members of this run are fixed: node-0, node-2|the run is over")
+    out.exits(1)
+    for process in (nodes[0], nodes[2], controller):
+        process.exits(0)
+    first, last = models(fleet, (0, 2))
+    assert first == last
+    for node in (nodes[0], nodes[2]):
+        node.logs("resuming from a checkpoint .*node-1 was evicted")
+        node.logs("run done .*rounds=160")
+        assert begins(node)[1] >= 30
 
 
 @pytest.mark.slow
@@ -131,4 +155,4 @@ def test_members_that_have_ended_stay_for_one_that_died_in_its_last_round(fleet:
     for process in (*ended, returned, controller):
         process.exits(0)
     assert models(fleet) == uninterrupted
-    assert all("resuming from a checkpoint with it" in node.stderr for node in ended)
+    assert all("resuming from a checkpoint" in node.stderr for node in ended)

@@ -88,7 +88,7 @@ def test_node_that_was_killed_comes_back_twice(fleet: Fleet, uninterrupted: Mode
         assert first == 0
         assert len(later) == 2
         assert all(later[k] >= t - 20 for k, t in enumerate((40, 120)))
-        assert "node-2 at 127.0.0.1:" in node.logs("resuming from a checkpoint with it .*").group()
+        assert "node-2 at 127.0.0.1:" in node.logs("resuming from a checkpoint .*").group()
     assert begins(run.nodes[2]) == begins(survivors[0])[-1:]
 
 
@@ -97,7 +97,7 @@ def test_nodes_that_die_together_and_during_the_restart_come_back(fleet: Fleet, 
     saves(fleet, 0, 60)
     run.kill(1, 2)
     run.start(1)
-    run.nodes[0].logs("resuming from a checkpoint with it")  # and waits for node-2
+    run.nodes[0].logs("resuming from a checkpoint")  # and waits for node-2
     run.kill(3)
     run.start(2)
     run.nodes[0].logs("waiting for a peer .*")

@@ -30,6 +30,7 @@ from tests.simulation.scenario import (
     Disturbance,
     Expel,
     Freeze,
+    GiveUp,
     Kill,
     LeaveRequest,
     LinkBreak,
@@ -76,6 +77,8 @@ class Disturbances:
                 self._revoke(name)
             case Expel(name):
                 self._expel(name)
+            case GiveUp(name):
+                self._give_up(name)
             case Rotate() | Stop() | Extend() | Evict():
                 self._controller.request(disturbance, type(disturbance).__name__.lower())
             case _:
@@ -158,6 +161,17 @@ class Disturbances:
         self._controller.request(Evict(-2 - state.queue.serial(), name, force=True), "evict")
         if not state.all_finished:
             state.queue.after(state.scenario.retry_s, self._expel, name)
+
+    def _give_up(self, name: str) -> None:
+        """The request is repeated until the plan is without the member, or the run is over."""
+        state, cluster = self._state, self._controller.cluster
+        plan = cluster.state.plan if cluster is not None else None
+        over = state.finished.keys() >= state.learners.keys() - {name} or (cluster is not None and cluster.state.over)
+        if over or (plan is not None and name not in plan.latest.names):
+            return
+        if cluster is not None and plan is not None and name not in cluster.state.membership.given_up:
+            self._controller.request(Evict(-2 - state.queue.serial(), name, force=True), "give up")
+        state.queue.after(state.scenario.retry_s, self._give_up, name)
 
     def _revoke(self, name: str) -> None:
         """Every listener ends the streams of the process, so it is as good as dead. Nobody restarts it."""

@@ -195,6 +195,9 @@ class ExactLearner:
     def mass(self) -> Mass:
         return np.concatenate([self.x, self.exact_u])
 
+    def gains(self, local_update: NDArray[Any]) -> Mass:
+        return np.append(local_update, [0] * self.blocks)
+
     def share(self, message: Message) -> Mass:
         contribution = self.read(message.round, message.weight, message.u, message.payload)
         assert isinstance(contribution, _Contribution)

@@ -35,6 +35,7 @@ from edgenode.core.topology.schedule import ScheduleSpec
 from tests.simulation.campaign import add_options, report, trials
 from tests.simulation.cluster_sim import ClusterSim
 from tests.simulation.exact_learner import ExactLearner
+from tests.simulation.exchange_runs import build_run_with_exchanges
 from tests.simulation.fixed_members import run_spec_and_scenario
 from tests.simulation.scenario import (
     CONTROLLER,
@@ -392,6 +393,7 @@ def main() -> None:
     parser.add_argument("--links", action="store_true", help="links between members are blocked besides")
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
     parser.add_argument("--fixed", action="store_true", help="members are fixed, in runs with seeds of their own")
+    parser.add_argument("--exchanges", action="store_true", help="runs of exchanges, with members that die for good")
     parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     parser.add_argument(
         "--lost-disk", action="store_true", help="only the seeds in which the controller loses its disk"
@@ -407,13 +409,14 @@ def main() -> None:
         parser.error("--fixed goes with --links only: no member can be evicted, and no round mixed later")
     fixed = partial(build_run_with_fixed_members, links=options.links)
     build = build_run_with_liars if options.liars else fixed if options.fixed else build
+    build = build_run_with_exchanges if options.exchanges else build
     every = range(int(first), int(last) if last else int(first) + 1)
     seeds = [seed for seed in every if not options.lost_disk or build(seed).scenario.controller_loses_disk]
     seeds = [seed for seed in seeds if not options.leave or build(seed).scenario.member_leaves]
     played = trials(build, seeds, options.twice, options.jobs)
     special = "--liars " if options.liars else "--power-fails " if options.power_fails else ""
     special = "--last-phase " if options.last_phase else special
-    special = "--fixed " if options.fixed else special
+    special = "--exchanges " if options.exchanges else "--fixed " if options.fixed else special
     special += "--overlap " if options.overlap else ""
     special += "--links " if options.links else ""
     replay = f"python -m tests.simulation.faults {special}--seeds {{}}"

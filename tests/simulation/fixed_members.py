@@ -63,7 +63,7 @@ def run_spec_and_scenario(seed: int) -> tuple[RunSpec, Scenario]:
         duplicate=rng.choice([0, 0.2]),
         window=rng.choice([1, 2, 8]),
         latency_s=rng.choice([(0.001, 0.02), (0.001, 0.3)]),
-        disturbances=_disturbances(rng, names, rounds, until),
+        disturbances=_disturbances(rng, names, rounds, until, may_force=not spans),
         crash_s=crash_s,
         back_s=None if crash_s is None else rng.uniform(0.1, 3),
         disk_lost=rng.random() < 0.3,
@@ -76,7 +76,7 @@ def run_spec_and_scenario(seed: int) -> tuple[RunSpec, Scenario]:
 
 
 def _disturbances(
-    rng: random.Random, names: list[str], rounds: int, until: float
+    rng: random.Random, names: list[str], rounds: int, until: float, may_force: bool
 ) -> tuple[tuple[float, Disturbance], ...]:
     def kill(name: str) -> Kill:
         return Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5)
@@ -91,7 +91,7 @@ def _disturbances(
         lambda request_id, name: LinkBreak(name),
         lambda request_id, name: Stop(request_id) if rng.random() < 0.3 else LinkBreak(name),
         lambda request_id, name: Extend(request_id, rounds + rng.randint(0, 12)),
-        lambda request_id, name: Evict(request_id, name, force=rng.random() < 0.5),
+        lambda request_id, name: Evict(request_id, name, force=rng.random() < 0.5 and may_force),
         lambda request_id, name: ClockJump(rng.choice([name, CONTROLLER])),
         lambda request_id, name: PauseFor(request_id, rng.uniform(0.1, 8)),
         lambda request_id, name: BlockLink(name, rng.choice(names), rng.uniform(1, 8), relayed=rng.random() < 0.5),

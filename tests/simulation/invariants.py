@@ -29,6 +29,8 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.topology.graph import Digraph
 from edgenode.errors import Evicted, LocalProtocolError
+from tests.simulation.exchange_accounting import ExchangeAccounting
+from tests.simulation.exchange_learner import ExchangeLearner
 from tests.simulation.learners import Mass, TrackedLearner
 from tests.simulation.liars import Liars, is_forged
 from tests.simulation.mass_accounting import MassAccounting, Process
@@ -51,6 +53,7 @@ class Invariants:
         self._newest: dict[int, int] = {}  # round -> the newest record that a member knew when it mixed
         self.halted: dict[str, int] = {}
         self._accounting, self._window, self._happened = MassAccounting(zero), window, happened
+        self._exchanges = ExchangeAccounting(happened)
         self._liars, self._lag = liars, lag
         self._processes: dict[str, Process] = {}  # of the members
         self._digests: dict[int, str] = {}
@@ -74,14 +77,15 @@ class Invariants:
         if first:
             self._root = plan.records[0].digest
             self._accounting = MassAccounting(0 * self._accounting.expected)
+            self._exchanges.resumed(t)
             self.graphs = {r: g for r, g in self.graphs.items() if r < t}
             self._trains = {r: trains for r, trains in self._trains.items() if r < t}
             self._digests = {}
         return first
 
-    def trained(self, name: str, plan: Plan, t: int, local_update: Mass, blocks: int) -> None:
-        """A process took a local step."""
-        self._accounting.trained(_process(name, t, plan), t, np.append(local_update, [0] * blocks))
+    def trained(self, name: str, plan: Plan, t: int, gained: Mass) -> None:
+        """A process took a local step, which adds mass."""
+        self._accounting.trained(_process(name, t, plan), t, gained)
 
     def acted(self, name: str, plan: Plan, learner: TrackedLearner, action: NodeAction) -> None:
         """A process emitted an action: its own state has changed already."""
@@ -132,6 +136,8 @@ class Invariants:
             self._began[t, process] = learner.mass()
         if not self._is_abandoned(plan) and not self._accounting.is_evicted(process):
             self._has_one_graph(plan.latest.number, t, graph)
+            if isinstance(learner, ExchangeLearner):
+                self._exchanges.mixed(name, plan, t, learner)
 
     def _averaged(self, name: str, plan: Plan, end: int, z: Mass, tolerance: float) -> None:
         """A node has ended. It compares nothing if it took no part: it was alone, or resumed after its end."""

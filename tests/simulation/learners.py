@@ -57,6 +57,10 @@ class TrackedLearner(Learner[Any], Protocol):
         """x and u of this node."""
         ...
 
+    def gains(self, local_update: NDArray[Any]) -> Mass:
+        """What a local update adds to the mass."""
+        ...
+
     def share(self, message: Message) -> Mass:
         """What a message adds to its receiver's mass when it is mixed: eta * weight * (C[v], u)."""
         ...
@@ -111,6 +115,9 @@ class TrackedVectorLearner(VectorLearner):
 
     def mass(self) -> Mass:
         return np.concatenate([self.state.x.astype(np.float64), self.state.u])
+
+    def gains(self, local_update: NDArray[Any]) -> Mass:
+        return np.append(local_update, [0] * self.blocks)
 
     def share(self, message: Message) -> Mass:
         step, handoff = self.algorithm_spec.step(message.round), message.weight == 1.0

@@ -187,6 +187,7 @@ _LIARS = "faults", "--liars", "--seeds"
 _LAST_PHASE = "faults", "--last-phase", "--seeds"
 _OVERLAP = "faults", "--overlap", "--seeds"
 _FIXED = "faults", "--fixed", "--seeds"
+_EXCHANGES = "faults", "--exchanges", "--seeds"
 _OVERLAP_TO_LAST_PHASE = "faults", "--overlap", "--last-phase", "--seeds"
 MUTANTS = (
     _mutant("a checkpoint's files are flushed before it is renamed into place", delete, *_POWER, "0..400"),
@@ -284,6 +285,14 @@ MUTANTS = (
     _mutant("members that run restart when one of them has lost its state", becomes("[]"), *_FIXED, "0..100"),
     _mutant("nobody waits for the answer of a member that has ended", becomes("[]"), *_FIXED, "0..100"),
     _mutant("a change of plan starts with an exchange", becomes("known"), *_FIXED, "233"),
+    _mutant(
+        "an exchange keeps its rounds when members are given up", becomes("self.requested.exchange"),
+        *_EXCHANGES, "0..300",
+    ),
+    _mutant(
+        "a controller that lost its disk does not follow a member that was given up", becomes("False"),
+        *_EXCHANGES, "946",
+    ),
     _mutant("a node that the others resumed without ends", delete, *_SEEDS, "726513"),
     _mutant("what an evicted node passed on counts as evidence of where it came from", delete, *_LINKS, "636256"),
     _mutant("a link that broke again before the graphs use it stays left out", delete, *_LINKS, "640079"),

@@ -58,7 +58,7 @@ from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.push_channel import PushChannel
-from tests.simulation.scenario import Freeze, Kill, ProcessFault, Start
+from tests.simulation.scenario import Freeze, GiveUp, Kill, ProcessFault, Start
 from tests.simulation.signer import CONTROLLER_SIGNER
 from tests.simulation.sim_state import SimState
 
@@ -173,7 +173,7 @@ class NodeShells:
     def _train(self, name: str, t: int, z: Any) -> None:
         state = self._state
         local_update = self._local_update(name, t, z)
-        state.invariants.trained(name, state.nodes[name].state.plan, t, local_update, state.learners[name].blocks)
+        state.invariants.trained(name, state.nodes[name].state.plan, t, state.learners[name].gains(local_update))
         self._handle(name, Trained(t, local_update))
 
     def _receive(self, name: str, message: Message) -> None:
@@ -417,6 +417,6 @@ class NodeShells:
     def _takes_part(self, name: str, node: Node) -> bool:
         """Whether a member is in its rounds, and neither evicted nor given up by an operator."""
         disturbances = [disturbance for _, disturbance in self._state.scenario.disturbances]
-        forced = any(isinstance(d, Evict) and d.force and d.node == name for d in disturbances)
+        forced = any((isinstance(d, Evict) and d.force and d.node == name) or d == GiveUp(name) for d in disturbances)
         evicted = self._controller.has_evicted(name, node.state.plan.at(node.state.round).incarnations.get(name, 0))
         return node.state.round < node.state.end and not forced and not evicted

@@ -103,6 +103,13 @@ class Expel:
     node: str
 
 
+@dataclass(frozen=True)
+class GiveUp:
+    """An operator forces a run whose members are fixed to go on without a member, repeating until it does."""
+
+    node: str
+
+
 ProcessFault = Kill | Freeze | Start
 Disturbance = (
     Rotate
@@ -113,6 +120,7 @@ Disturbance = (
     | LeaveRequest
     | LinkBreak
     | Expel
+    | GiveUp
     | RevokeKey
     | ProcessFault
     | Partition

@@ -15,6 +15,7 @@ import pytest
 from tests.simulation import crash_matrix, faults
 from tests.simulation.campaign import Trial, trials
 from tests.simulation.cluster_sim import ClusterSim
+from tests.simulation.exchange_runs import build_run_with_exchanges
 
 # Each of these seeds once found a defect: an eviction that undid an earlier one of its name, a second eviction of one
 # process, a run created next to another, an offer for a newcomer that had exited, two histories in one resume, a pause
@@ -99,6 +100,14 @@ def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     for kind in ("restarted with another member", "resumed after all were down", "let go", "no answer expected"):
         assert kinds[kind], kind
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
+
+
+@quick_and_rest(12, 500)
+def test_exchanges_go_on_without_members_that_died_for_good(seeds: range) -> None:
+    kinds = happened(play_all(build_run_with_exchanges, seeds))
+    for kind in ("exchange", "first exchange without a member", "give up", "restarted with another member"):
+        assert kinds[kind], kind
+    assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"])
 
 
 def test_fixed_members_that_ended_and_are_needed_are_started_again() -> None:

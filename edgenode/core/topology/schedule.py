@@ -16,6 +16,7 @@ _EVERY_ROUND = Period(1)
 MAX_GRAPHS = 64
 MAX_WORK = MAX_EDGES  # of edges and nodes, over one period of each graph
 MAX_WITHOUT = 256
+MAX_EXCHANGE = 64
 
 Link = tuple[str, str]
 """A sender and a receiver."""
@@ -49,9 +50,12 @@ class Schedule:
     Attributes:
         without: links that do not work, sorted. The graphs are used without these edges. ``last`` keeps them: it is
             short, and averages with all of its edges only.
+        exchange: the rounds of an exchange, if a period takes them all, however few members there are. A shorter
+            period follows after rounds without edges. 0 leaves periods as they are.
 
     Raises:
-        GraphError: there are no graphs, ``every`` is below 1, or too many links are left out.
+        GraphError: there are no graphs, ``every`` is below 1, too many links are left out, or an exchange has too many
+            rounds.
     """
 
     graphs: tuple[GraphSpec, ...]
@@ -60,6 +64,7 @@ class Schedule:
     last: GraphSpec | None = None
     last_from: int = 0
     without: tuple[Link, ...] = ()
+    exchange: int = 0
 
     def __post_init__(self) -> None:
         if not self.graphs:
@@ -70,6 +75,8 @@ class Schedule:
             raise GraphError(f"a schedule must use each graph for 1 or more rounds, not {self.every}")
         if len(self.without) > MAX_WITHOUT or list(self.without) != sorted(set(self.without)):
             raise GraphError(f"a schedule leaves out at most {MAX_WITHOUT} links, sorted and named once each")
+        if not 0 <= self.exchange <= MAX_EXCHANGE:
+            raise GraphError(f"an exchange of {self.exchange} rounds: at most {MAX_EXCHANGE} are allowed")
 
     @property
     def name(self) -> str:
@@ -101,7 +108,9 @@ class Schedule:
 
     def period(self, spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
         """The digraphs of consecutive rounds of one of its graphs, without the links that do not work."""
-        return _lacking(spec, members, self.without) if self.without else spec.period(members)
+        period = _lacking(spec, members, self.without) if self.without else spec.period(members)
+        idle = self.exchange - len(period)
+        return (Digraph(members, frozenset()),) * idle + period if idle > 0 else period
 
     def _check_work(self, members: tuple[str, ...]) -> None:
         """Refuse graphs that take long to check. Every node checks a record that a peer sends."""

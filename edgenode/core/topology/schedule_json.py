@@ -21,6 +21,7 @@ def schedule_json(schedule: Schedule) -> dict[str, Any]:
         "last": None if schedule.last is None else schedule.last.plain(),
         "last_from": schedule.last_from,
         **({"without": [list(link) for link in schedule.without]} if schedule.without else {}),
+        **({"exchange": schedule.exchange} if schedule.exchange else {}),
     }
 
 
@@ -33,6 +34,7 @@ def schedule_from_json(value: dict[str, Any]) -> Schedule:
         last=None if value["last"] is None else _spec_from_json(value["last"]),
         last_from=whole(value["last_from"]),
         without=tuple((name(sender), name(receiver)) for sender, receiver in value.get("without", ())),
+        exchange=whole(value.get("exchange", 0)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from edgenode.core.topology.graph import PRESETS, GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.schedule import Schedule, ScheduleSpec
+from edgenode.core.topology.schedule_json import schedule_from_json, schedule_json
 from edgenode.errors import GraphError
 
 A, B, C = GraphSpec("a"), GraphSpec("b"), GraphSpec("c")
 FOUR = ("0", "1", "2", "3")
+MANY = tuple(f"n{i:04}" for i in range(1024))
 
 
 def edge_spec(text: str) -> GraphSpec:
@@ -134,9 +137,33 @@ def test_schedule_is_refused_exactly_if_its_union_is_unconnected(every: int, nam
         schedule.check(members)
 
 
-# --- what a peer can make a node expand -------------------------------------------------------------
+# --- exchanges of which the number of rounds stays
 
-MANY = tuple(f"n{i:04}" for i in range(1024))
+
+@pytest.mark.parametrize(("n", "idle"), [(1, 2), (2, 2), (3, 1), (4, 1), (5, 0), (8, 0)])
+def test_period_follows_after_rounds_without_edges(n: int, idle: int) -> None:
+    members = MANY[:n]
+    whole = Schedule((GraphSpec("doubling"),), 1, exchange=3)
+    whole.check(members)
+    graphs = [whole.graph(t, members) for t in range(6)]
+    assert [graph.edges for graph in graphs[:idle]] == [frozenset()] * idle
+    assert graphs[idle:3] == list(GraphSpec("doubling").period(members)[: 3 - idle])
+    assert graphs[3:] == graphs[:3]
+
+
+def test_exchange_stays_in_the_record_of_the_schedule() -> None:
+    schedule = Schedule((GraphSpec("doubling"),), 1, exchange=3)
+    assert schedule_from_json(json.loads(json.dumps(schedule_json(schedule)))) == schedule
+    assert "exchange" not in schedule_json(Schedule((A,), 1))
+
+
+@pytest.mark.parametrize("exchange", [-1, 65])
+def test_exchange_of_so_many_rounds_is_refused(exchange: int) -> None:
+    with pytest.raises(GraphError, match=f"an exchange of {exchange} rounds: at most 64 are allowed"):
+        Schedule((A,), 1, exchange=exchange)
+
+
+# --- what a peer can make a node expand -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "complete"])

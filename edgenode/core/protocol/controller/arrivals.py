@@ -64,6 +64,8 @@ class Arrivals:
         return [*turned_away, Send(node, self._state.greeting()), *admitted]
 
     def _admitted(self, node: str, join: Join) -> list[ClusterAction]:
+        if join.plan is not None and self._state.plan is not None and self._has_resumed(join.plan, self._state.plan):
+            self._recover(join.plan)
         if join.running and join.plan:
             return [*self._reconnected(node, join, join.plan), *self._evict_replaced()]
         if join.plan is not None and not (self._state.plan and self._membership.anyone_runs(self._state.plan)):
@@ -103,9 +105,21 @@ class Arrivals:
         self._state.outrank(plan)
         self._membership.newcomers |= self._membership.present
 
+    def _has_resumed(self, plan: Plan, known: Plan) -> bool:
+        """Return whether a run of fixed members has resumed since the plan that is known here.
+
+        A controller whose disk is lost may hear of the run first from a member that was given up, and does not know it.
+        """
+        # precaution: a controller that lost its disk does not follow a member that was given up
+        same = self._state.has_fixed_members and plan.latest.run_id == known.latest.run_id
+        return same and plan.records[0].number > known.latest.number
+
     def _why_another_run(self, node: str, plan: Plan) -> str:
         """Return why a member's plan is not of this run. Empty if it is."""
-        ours, theirs = self._state.known_plan.records[0].digest, plan.records[0].digest
+        known = self._state.known_plan
+        ours, theirs = known.records[0].digest, plan.records[0].digest
+        if ours != theirs and self._state.has_fixed_members and node not in known.latest.names:
+            return f"the run has resumed without {node}"
         return "" if ours == theirs else f"this run began with plan {ours}, {node}'s with {theirs}"
 
     def _learn(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:

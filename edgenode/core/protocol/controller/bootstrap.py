@@ -2,7 +2,7 @@
 
 1. A new run is created as soon as `nodes` nodes are connected. The plan is one record, from round 0.
 2. With no node in the run any more, its members gather again. All of them are waited for, except those that an operator
-   gives up.
+   gives up. In a run with fixed members these are turned away (`fixed_members`).
 3. The run resumes from the newest round that most members have saved, and at least half of them. A member without a
    checkpoint of that round is a newcomer. If no member has saved anything, the run starts again from round 0.
 4. Every resumed member gets a new incarnation, so nothing that its old process sent counts.
@@ -69,7 +69,7 @@ class Bootstrap:
         state, membership = self._state, self._state.membership
         if state.plan is None or state.requested is None or membership.waited_for(state.plan):
             return []
-        here = membership.newcomers
+        here = membership.returned(state.plan)
         offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
         back = [n for n in membership.involved(state.plan) if n in here]
         if not back and not offers:
@@ -80,13 +80,16 @@ class Bootstrap:
         try:
             if not self._have_begun(offers) and not membership.farewells:  # they died before their first round
                 members, start = sorted(self._renewed(back)), 0
-                state.requested, epoch = self._first_schedule(here[node] for node in back)
+                first, epoch = self._first_schedule(here[node] for node in back)
+                state.requested = replace(first, exchange=state.kept_exchange)
                 schedule = state.adapted(tuple(m.node for m in members), start).schedule.with_last_from(rounds)
                 plan = create_plan(state.run_spec.cluster, members, schedule, epoch, state.run_id, rounds)
             else:
                 members = self._renewed({*back, *offers})
                 least = None if state.has_fixed_members else state.run_spec.min_nodes
-                plan, start = restore_plan(state.plan, members, offers, least, self._resumed_schedule, rounds)
+                usable = {node: (self._usable(saved), plan) for node, (saved, plan) in offers.items()}
+                schedule_for, out = self._resumed_schedule, membership.out
+                plan, start = restore_plan(state.plan, members, usable, least, schedule_for, rounds, out)
         except GraphError as exc:
             state.requested = requested
             return state.refuse_all(membership.newcomers, str(exc))
@@ -109,7 +112,15 @@ class Bootstrap:
         assert state.requested is not None
         if state.requested.origin > start:
             state.requested = replace(state.known_plan.at(start).schedule, without=())
+        state.requested = replace(state.requested, exchange=state.kept_exchange)
         return state.adapted(members, start).schedule
+
+    def _usable(self, saved: frozenset[int]) -> frozenset[int]:
+        """The rounds from which the members of now can resume: other members than before begin with an exchange."""
+        state = self._state
+        # a checkpoint of an earlier version may lie within an exchange
+        exchange = state.exchange_rounds if state.membership.out else 1
+        return frozenset(t for t in saved if t % exchange == 0)
 
     def give_up(self, evict: Evict, plan: Plan) -> list[ClusterAction]:
         """Stop waiting for a node before the others resume: with no node in the run, none can be fenced."""

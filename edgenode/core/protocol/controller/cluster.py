@@ -112,7 +112,7 @@ class Cluster:
         self._bootstrap = Bootstrap(self.state, self._changes, self.evictions)
         self._accusations = Accusations(self.state, self.evictions, self._evict)
         self.links = Links(self.state)
-        self._fixed = FixedMembers(self.state)
+        self._fixed = FixedMembers(self.state, self._bootstrap.resume_if_complete)
         parts = self.state, self._offers, self.evictions, self._bootstrap
         self._arrivals = Arrivals(*parts, self._evict_all, self.close)
 
@@ -233,7 +233,7 @@ class Cluster:
         if self.state.over:
             return [Reply(evict.request_id, None, self.state.why_over())]
         if self.state.has_fixed_members:
-            return self._fixed.refuse(evict)
+            return self._fixed.evict(evict)
         if not self._membership.anyone_runs(self.state.plan):
             return self._bootstrap.give_up(evict, self.state.plan)
         return self.evictions.request(evict, self.state.plan)

@@ -72,6 +72,13 @@ class ClusterState:
         latest = self.plan.latest
         return len(latest.schedule.period(latest.schedule.graphs[0], latest.names))
 
+    @property
+    def kept_exchange(self) -> int:
+        """`Schedule.exchange` for a run that resumes: its exchanges keep their rounds when members are given up."""
+        assert self.requested is not None
+        # precaution: an exchange keeps its rounds when members are given up
+        return self.exchange_rounds if self.membership.out else self.requested.exchange
+
     def next_exchange(self, t: int) -> int:
         """The first round from round t on in which a change of plan can start."""
         return -(-t // self.exchange_rounds) * self.exchange_rounds
@@ -304,7 +311,9 @@ class ClusterState:
     @property
     def over(self) -> bool:
         """Return whether every member has ended well, or the run was aborted."""
-        return bool(self.aborted) or (self.plan is not None and not self.membership.running(self.plan))
+        # without a member that was given up, the others restart and resume, also if their last reports come meanwhile
+        ended = self.plan is not None and not self.membership.out and not self.membership.running(self.plan)
+        return bool(self.aborted) or ended
 
     def why_over(self) -> str:
         """The way in which the run ended."""

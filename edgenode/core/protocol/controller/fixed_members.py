@@ -1,7 +1,8 @@
 """Runs whose members are fixed, because the state of their algorithm depends on who takes part.
 
-1. All initial members are needed to the end. No other node joins, and none leaves or is evicted: the controller refuses
-   such requests with the reason, those of its failure detector included. The graph does not change either.
+1. All initial members are needed to the end. No other node joins, and none leaves or is evicted (but see rule 7): the
+   controller refuses such requests with the reason, those of its failure detector included. The graph does not change
+   either.
 2. A member that does not answer is waited for. The barrier stops the others.
 3. A new process under a member's name proves that the old one is dead, with the state that the others need. So every
    other member is ordered to restart. It ends its rounds, and comes back with its checkpoints. When all are back, they
@@ -12,50 +13,95 @@
    are told that it has ended. It has mixed all that they pushed to it.
 6. A change of plan starts with an exchange. So a run that is stopped has one model, and one that is extended ends with
    an exchange.
+7. Between two exchanges all members have one model and one momentum. So a run of exchanges can go on without a member,
+   if an operator forces it: all restart, and the others resume together from the newest checkpoint between two
+   exchanges that all of them have. The changes of the one that is out are lost from there on, and nothing else. An
+   exchange keeps the number of its rounds (`Schedule.exchange`), so the run keeps its length. The process that is out
+   is turned away. The failure detector forces nothing: a member that is silent is waited for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.events import ClusterAction, Evict, Reply, Send
-from edgenode.core.protocol.orders import Ended, Join, Restart
+from edgenode.core.protocol.orders import Ended, FenceAnswer, Join, Restart
+from edgenode.core.protocol.plan.plan import Plan
+
+_FIXED = "the members of this run are fixed"
 
 
 class FixedMembers:
-    """Turns strangers away, and gathers the members when one of them is a new process."""
+    """Turns strangers away, and gathers the members when one of them is a new process, or is given up.
 
-    def __init__(self, state: ClusterState) -> None:
-        self._state = state
+    Args:
+        resume: resumes the run if all members that it waits for are back.
+    """
+
+    def __init__(self, state: ClusterState, resume: Callable[[], list[ClusterAction]]) -> None:
+        self._state, self._resume = state, resume
         self._ordered: dict[str, Join] = {}  # the link on which each member was last ordered to restart
         self._let_go: dict[str, Join] = {}  # the link on which it was told that all have ended
+        self._requests: dict[str, list[int]] = {}  # the ids of the requests to go on without a member
+        self._written_off: set[str] = set()  # members that were evicted when all others had ended
 
-    def refuse(self, evict: Evict) -> list[ClusterAction]:
-        """Refuse an eviction. If the member has ended, let the others end: rule 5."""
-        membership, names = self._state.membership, self._state.known_plan.latest.names
-        why = self._state.why_fixed(f"{evict.node} stays")
-        # precaution: nobody waits for the answer of a member that has ended
-        ended = [
-            Send(n, Ended(evict.node)) for n in names if evict.node in membership.farewells and membership.takes_part(n)
-        ]
-        return [*ended, Reply(evict.request_id, None, why)]
+    def evict(self, evict: Evict) -> list[ClusterAction]:
+        """Go on without a member, if that is possible and forced: rule 7. If it has ended, let others end: rule 5."""
+        membership, names, node = self._state.membership, self._state.known_plan.latest.names, evict.node
+        if node in membership.farewells and not membership.newcomers:
+            # precaution: nobody waits for the answer of a member that has ended
+            told = [Send(n, Ended(node)) for n in names if membership.takes_part(n)]
+            return [*told, Reply(evict.request_id, None, self._state.why_fixed(f"{node} stays"))]
+        if why := self._why_not_without(evict):
+            return [Reply(evict.request_id, None, why)]
+        if not membership.given_up and membership.running(self._state.known_plan) <= {node}:
+            membership.farewells[node] = FenceAnswer(0, 0, -1, (), self._state.known_plan.records)
+            self._written_off.add(node)
+            return [Reply(evict.request_id, None, self._state.why_over())]
+        membership.given_up.add(node)
+        self._requests.setdefault(node, []).append(evict.request_id)
+        return [] if membership.anyone_runs(self._state.known_plan) else self._resume()
+
+    def _why_not_without(self, evict: Evict) -> str:
+        """Return why the run cannot go on without a member. Empty if it can."""
+        state, names = self._state, self._state.known_plan.latest.names
+        why = state.why_fixed(f"{evict.node} stays")
+        if not state.run_spec.requirements.spans_period:
+            return why
+        if not evict.force:
+            return f"{why}; to go on without it, for good, add --force"
+        left = set(names) - state.membership.given_up - {evict.node}
+        return "" if left else f"{evict.node} stays: without it 0 of {len(names)} members would be left"
 
     def gather(self) -> list[ClusterAction]:
-        """Return the orders that follow from the nodes that wait, and from the end of all: rules 1 and 3."""
+        """Return the orders that follow from the nodes that wait, and from the end of all: rules 1, 3 and 7."""
         state, plan = self._state, self._state.plan
         if not state.has_fixed_members or plan is None or state.aborted:
             return []
         membership, names = state.membership, plan.latest.names
+        replies = self._settled(plan)
         if state.over:
-            return [Send(node, Ended(node)) for node in self._new_links(names, self._let_go)]
-        why = f"the members of this run are fixed: {', '.join(names)}"
+            let_go = self._new_links(names, self._let_go)
+            return [*replies, *(Send(n, _evicted([n]) if n in self._written_off else Ended(n)) for n in let_go)]
+        why = f"{_FIXED}: {', '.join(names)}"
         refused = state.refuse_all(membership.newcomers.keys() - set(names), why)
+        out = sorted(membership.given_up & set(names))
+        for node in out:
+            refused += state.refuse_all(membership.newcomers.keys() & {node}, f"{node} was evicted by an operator")
         returned = sorted(membership.newcomers)
-        if not returned:
-            return refused
+        if not returned and not out:
+            return [*replies, *refused]
         # precaution: members that run restart when one of them has lost its state
         others = self._new_links(names, self._ordered)
-        reason = f"{', '.join(returned)} restarted, and the members of this run are fixed"
-        return [*refused, *(Send(node, Restart(reason)) for node in others)]
+        order = _evicted(out) if out else Restart(f"{', '.join(returned)} restarted, and {_FIXED}")
+        return [*replies, *refused, *(Send(node, order) for node in others)]
+
+    def _settled(self, plan: Plan) -> list[ClusterAction]:
+        """Answer the requests to go on without members, once the others have resumed."""
+        gone = self._requests.keys() - set(plan.latest.names)
+        ids = [i for node in sorted(gone) for i in self._requests.pop(node)]
+        return [Reply(i, plan.latest.start) for i in ids]
 
     def _new_links(self, names: tuple[str, ...], ordered: dict[str, Join]) -> list[str]:
         """The members that run or have ended, without those that got this order on their present links."""
@@ -64,3 +110,7 @@ class FixedMembers:
         new = [n for n, link in links.items() if ordered.get(n) is not link]
         ordered |= links
         return new
+
+
+def _evicted(nodes: Iterable[str]) -> Restart:
+    return Restart(f"{', '.join(nodes)} was evicted, and {_FIXED}")

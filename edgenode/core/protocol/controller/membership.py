@@ -27,10 +27,11 @@ class Membership:
         welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
         held: nodes that are sent to no member for its model yet.
-        given_up: members that an operator does not wait for when all are down.
+        given_up: members that an operator does not wait for when all are down. A run with fixed members goes on without
+            them.
         farewells: the farewells of members that have ended well, which answer any fence.
         banned: nodes that were evicted for what they pushed, and why. They may not join again.
-        fixed: a run resumes with all of its members, or not at all.
+        fixed: a run resumes with all of its members but those that are given up, or not at all.
     """
 
     present: dict[str, Join] = field(default_factory=dict)
@@ -108,15 +109,29 @@ class Membership:
         return self.involved(plan) - set(self.farewells)
 
     def anyone_runs(self, plan: Plan) -> bool:
-        """Return whether a node that may still be in a round can be reached."""
-        return any(self.takes_part(node) for node in self.running(plan))
+        """Return whether a node that may still be in a round can be reached, and is waited for."""
+        return any(self.takes_part(node) for node in self.running(plan) - self.out)
+
+    @property
+    def out(self) -> frozenset[str]:
+        """The members without which a run of fixed members is about to resume."""
+        return frozenset(self.given_up) if self.fixed else frozenset()
+
+    def to_gather(self, plan: Plan) -> frozenset[str]:
+        """The members that have to come back for that. Empty if it is not about to."""
+        return frozenset(plan.latest.names) - set(self.newcomers) - self.out if self.out else frozenset()
+
+    def returned(self, plan: Plan) -> dict[str, Join]:
+        """The nodes that wait, and can resume: in a run of fixed members, only its members that are not out."""
+        names = frozenset(plan.latest.names) - self.out if self.fixed else frozenset(self.newcomers)
+        return {node: join for node, join in self.newcomers.items() if node in names}
 
     def waited_for(self, plan: Plan) -> frozenset[str]:
         """The nodes that must come back before the run can resume, if no node is in it any more."""
         if self.anyone_runs(plan):
             return frozenset()
         if self.fixed:
-            return frozenset(plan.latest.names) - set(self.newcomers)
+            return frozenset(plan.latest.names) - set(self.newcomers) - self.given_up
         return self.running(plan) - set(self.newcomers) - self.given_up - self._passed(plan)
 
     def _passed(self, plan: Plan) -> set[str]:

@@ -7,7 +7,7 @@ had at the end, and its last phase follows again after the new end of training.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 
 from edgenode.core.protocol.plan.plan import Plan
@@ -23,6 +23,7 @@ def restore_plan(
     least: int | None = None,
     schedule_for: Callable[[int, tuple[str, ...]], Schedule] | None = None,
     rounds: int | None = None,
+    without: Set[str] = frozenset(),
 ) -> tuple[Plan, int]:
     """Return the plan of a run that resumes: one record more, from the newest round that most members have saved.
 
@@ -33,6 +34,7 @@ def restore_plan(
         least: the number of members of that round that is enough, if it is at least half. None means all of them.
         schedule_for: (round, members) -> the schedule from there on; None keeps the one that was in force.
         rounds: the rounds of training, if they are more than the plan had for that round.
+        without: members of that round with which it does not resume.
 
     Raises:
         GraphError: too few of the members have a round in common, or they have done more rounds than that.
@@ -41,7 +43,7 @@ def restore_plan(
     saved = Counter(t for rounds in counts.values() for t in rounds)
     start = max(saved, key=lambda t: (saved[t], t), default=0)
     in_force = plan.at(start)
-    names, returned = in_force.names, sorted(members)
+    names, returned = tuple(n for n in in_force.names if n not in without), sorted(members)
     if least is None and not set(offers) == {m.node for m in returned} == set(names):
         raise GraphError(f"the checkpoints are of {', '.join(names)}, not of {', '.join(sorted(offers))}")
     here = tuple(m for m in returned if m.node in names and start in counts.get(m.node, ()))

@@ -106,18 +106,101 @@ def test_strangers_are_turned_away() -> None:
     assert "n9" not in cluster.state.membership.present
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_no_member_is_evicted(force: bool) -> None:
+def test_no_member_is_evicted_without_force() -> None:
     cluster = a_fixed_cluster()
-    (reply,) = cluster.handle(Evict(7, "n1", force))
-    assert reply == Reply(7, None, "n1 stays: the members and the graph of this run are fixed, as diloco needs")
-    (reply,) = cluster.handle(Evict(UNREQUESTED, "n1"))
-    assert isinstance(reply, Reply)
-    for name in node_names(3):
+    for request_id in (7, UNREQUESTED):
+        (reply,) = cluster.handle(Evict(request_id, "n1"))
+        assert isinstance(reply, Reply)
+        assert reply.error == (
+            "n1 stays: the members and the graph of this run are fixed, as diloco needs; to go on without it, for "
+            "good, add --force"
+        )
+    assert the_plan(cluster).latest.names == ("n0", "n1", "n2")
+
+
+def test_algorithm_whose_state_depends_on_neighbours_goes_on_without_nobody() -> None:
+    cluster = a_started_cluster(3, requirements=Requirements("d2", fixed=True))
+    (reply,) = cluster.handle(Evict(7, "n1", force=True))
+    assert reply == Reply(7, None, "n1 stays: the members and the graph of this run are fixed, as d2 needs")
+
+
+def test_others_resume_between_two_exchanges_without_a_member_that_is_given_up() -> None:
+    cluster = a_fixed_cluster(3)
+    cluster.handle(Disconnected("n1"))
+    assert orders(cluster.handle(Evict(7, "n1", force=True)), Restart) == ["n0", "n2"]
+    assert orders(cluster.handle(Evict(8, "n1", force=True)), Restart) == []
+    assert cluster.state.membership.to_gather(the_plan(cluster)) == {"n0", "n2"}
+    assert not orders(restarts(cluster, "n0", "second", 40, 43), Welcome)
+    resumed = restarts(cluster, "n2", "second", 40, 43)
+    assert orders(resumed, Welcome) == ["n0", "n2"]
+    latest = the_plan(cluster).latest
+    assert (latest.start, latest.names, latest.rounds) == (40, ("n0", "n2"), 1000)
+    assert [Reply(i, 40) in resumed for i in (7, 8)] == [True, True]
+    idle, pair = (latest.schedule.graph(t, latest.names).edges for t in (40, 41))
+    assert (idle, pair) == (frozenset(), {("n0", "n2"), ("n2", "n0")})
+    assert cluster.state.membership.to_gather(the_plan(cluster)) == frozenset()
+
+
+def test_member_that_is_given_up_and_comes_back_is_turned_away() -> None:
+    cluster = a_fixed_cluster(3)
+    cluster.handle(Evict(7, "n1", force=True))  # it is alive
+    refused = restarts(cluster, "n1", "second", 40)
+    assert Send("n1", Refuse("n1 was evicted by an operator")) in refused
+    restarts(cluster, "n0", "second", 40)
+    assert orders(restarts(cluster, "n2", "second", 40), Welcome) == ["n0", "n2"]
+    refused = cluster.handle(join("n1", process="third", saved=frozenset({40}), plan=the_plan(cluster)))
+    assert orders(refused, Refuse) == ["n1"]
+    running = replace(join("n1").report, running=True, plan=a_fixed_cluster(3).state.plan)
+    refused = cluster.handle(Reported("n1", running))
+    assert Send("n1", Refuse("the run has resumed without n1")) in refused
+
+
+def test_member_that_is_given_up_does_not_take_part_even_if_it_is_the_last_to_come() -> None:
+    cluster = a_fixed_cluster(2)
+    for name in node_names(2):
         cluster.handle(Disconnected(name))
-    (reply,) = cluster.handle(Evict(8, "n1", force=True))
-    assert isinstance(reply, Reply)
-    assert reply.error.startswith("n1 stays")
+    cluster.handle(join("n0", process="second", saved=frozenset({40}), plan=the_plan(cluster)))
+    assert orders(cluster.handle(Evict(7, "n1", force=True)), Welcome) == ["n0"]
+    assert the_plan(cluster).latest.names == ("n0",)
+
+
+def test_last_member_stays() -> None:
+    cluster = a_fixed_cluster(2)
+    cluster.handle(Evict(7, "n1", force=True))
+    (reply,) = cluster.handle(Evict(8, "n0", force=True))
+    assert reply == Reply(8, None, "n0 stays: without it 0 of 2 members would be left")
+
+
+def test_resumes_after_that_keep_the_rounds_of_an_exchange() -> None:
+    cluster = a_fixed_cluster(3)
+    cluster.handle(Evict(7, "n1", force=True))
+    cluster.handle(Disconnected("n1"))
+    for name in ("n0", "n2"):
+        restarts(cluster, name, "second", 40)
+    for name in ("n0", "n2"):
+        restarts(cluster, name, "third", 40, 60)
+    latest = the_plan(cluster).latest
+    assert (latest.start, latest.names, latest.schedule.exchange) == (60, ("n0", "n2"), 2)
+    cluster.handle(Disconnected("n0"))
+    cluster.handle(Evict(9, "n0", force=True))
+    assert orders(restarts(cluster, "n2", "fourth", 60, 80), Welcome) == ["n2"]
+    assert cluster.state.exchange_rounds == 2
+
+
+def test_controller_that_lost_its_disk_does_not_follow_a_member_that_was_given_up() -> None:
+    cluster = a_fixed_cluster(3)
+    before = the_plan(cluster)
+    cluster.handle(Evict(7, "n1", force=True))
+    cluster.handle(Disconnected("n1"))
+    for name in ("n0", "n2"):
+        restarts(cluster, name, "second", 40)
+    after = the_plan(cluster)
+    run_spec, leadership = cluster.state.run_spec, cluster.state.leadership
+    recovering = QuietCluster(run_spec, replace(leadership, term=1), recover=True)
+    for name, plan in (("n1", before), ("n0", after), ("n2", after)):
+        actions = recovering.handle(Reported(name, replace(join(name).report, running=True, plan=plan)))
+        assert orders(actions, Refuse) == (["n1"] if name == "n0" else [])
+    assert the_plan(recovering) == after
 
 
 def test_nobody_waits_for_the_answers_of_a_member_that_ended() -> None:
@@ -189,3 +272,26 @@ def test_run_is_extended_by_whole_exchanges() -> None:
     (reply,) = cluster.handle(Extend(1, 1001))
     assert reply == Reply(1, None, "an exchange takes 2 rounds, so 1001 must be a multiple of 2")
     assert orders(cluster.handle(Extend(2, 1002)), Offer) == ["n0"]
+
+
+def test_others_that_have_all_ended_do_not_restart_without_a_member_that_is_given_up() -> None:
+    cluster = a_fixed_cluster()
+    for name in ("n0", "n2"):
+        end(cluster, name)
+    cluster.handle(Disconnected("n1"))
+    actions = cluster.handle(Evict(7, "n1", force=True))
+    assert Reply(7, None, "the run is over: its members completed all 1000 rounds") in actions
+    assert (orders(actions, Restart), orders(actions, Ended)) == ([], ["n0", "n2"])
+    running = Reported("n1", replace(join("n1").report, running=True, plan=the_plan(cluster)))
+    assert orders(cluster.handle(running), Restart) == ["n1"]  # it waits for answers that nobody gives any more
+
+
+def test_member_that_ends_while_all_restart_resumes_with_the_others() -> None:
+    cluster = a_fixed_cluster()
+    cluster.handle(Evict(7, "n1", force=True))
+    for name in node_names(3):
+        end(cluster, name)
+    assert not cluster.state.over
+    for name in ("n0", "n2"):
+        restarted = restarts(cluster, name, "second", 40)
+    assert orders(restarted, Welcome) == ["n0", "n2"]
