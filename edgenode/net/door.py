@@ -12,9 +12,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterator,
+    Mapping,
+)
 from contextlib import aclosing, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -131,7 +141,12 @@ class _Guarded(grpc.RpcMethodHandler):  # type: ignore[misc]
         self._behaviour: Callable[..., Any] = next(filter(None, behaviours))
         self._takes_one, self._method, self._check, self._calls = not inner.request_streaming, method, check, calls
 
-    async def _serve(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> Any:
+    async def _serve(self, requests: AsyncIterable[Any], context: grpc.aio.ServicerContext) -> Any:
+        received = cast("AsyncGenerator[Any, None]", aiter(requests))
+        async with aclosing(received):  # or it keeps the last request until the next collection of garbage
+            return await self._admit(received, context)
+
+    async def _admit(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> Any:
         who = await self._check(self._method, context)
         if why := self._calls.too_many(who, self._method):
             facts = {"method": self._method, "who": str(who[0]), "peer": peer_of(context), "reason": why}

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from traceback import clear_frames
 from typing import TypeVar
 
 import grpc
@@ -346,4 +347,5 @@ async def refuse(context: grpc.aio.ServicerContext, error: BaseException) -> Non
             code = grpc.StatusCode.ABORTED
         case _:
             code = grpc.StatusCode.FAILED_PRECONDITION
+    clear_frames(error.__traceback__)  # they have the message, in a cycle with the caller's variables
     await context.abort(code, str(error))

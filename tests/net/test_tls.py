@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -342,6 +344,27 @@ async def test_call_without_its_request_takes_a_place_and_ends(monkeypatch: pyte
         assert await silent.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert await silent.details() == "no request in 1 s"
         assert await allowed(target, own)
+
+
+async def test_messages_of_calls_that_ended_do_not_wait_for_the_garbage_collector() -> None:
+    identity = Identity("home", "n1", "another run", process="x" * (4 << 20)).to_wire()
+    report = control_pb2.AttendRequest(join=control_pb2.Join(identity=identity)).SerializeToString()
+    greeting = peer_pb2.MeetRequest(identity=identity).SerializeToString()
+    own = certificates.make_credentials(CA, Subject("node", "n1"))
+    async with server(tls(SERVER)) as target, channel(target, tls(own), SERVER_NAME) as there:
+        gc.disable()
+        tracemalloc.start(1)
+        try:
+            for _ in range(5):
+                attend = there.stream_stream("/edgenode.v1.ControlService/Attend")()
+                await attend.write(report)
+                assert await attend.code() is grpc.StatusCode.FAILED_PRECONDITION
+                await there.unary_unary("/edgenode.v1.PeerService/Meet")(greeting, timeout=5)
+            kept = tracemalloc.get_traced_memory()[0]
+            assert kept < 3 * len(report)
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 async def test_revocation_ends_a_call_that_waits_for_its_reader() -> None:
