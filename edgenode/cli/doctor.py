@@ -48,7 +48,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @node_option("state_dir", help="As for edgenode run. [default: the user's state folder]")
 @click.option("--systemd", is_flag=True,
               help="Only print the commands that install the systemd services.")  # fmt: skip
-@click.option("--relay", is_flag=True, help="With --systemd: those of a machine that only relays.")
+@click.option("--relay-only", is_flag=True, help="With --systemd: those of a machine that only relays.")
 @node_option("join", help="With --systemd: also start this device's node or relay, with this invite.")
 @insecure_option
 @set_option
@@ -60,7 +60,7 @@ def doctor(
     controller: str | None,
     state_dir: Path | None,
     systemd: bool,
-    relay: bool,
+    relay_only: bool,
     join: str | None,
     insecure: bool,
     settings: tuple[str, ...],
@@ -79,10 +79,10 @@ def doctor(
       edgenode doctor --json | jq '.[] | select(.level != "ok")'
       edgenode doctor --systemd | sudo sh
       edgenode doctor --systemd --join inv-... | sudo sh
-      edgenode doctor --systemd --relay --join inv-... | sudo sh
+      edgenode doctor --systemd --relay-only --join inv-... | sudo sh
     """
     if systemd:
-        click.echo(_installation(join, relay), nl=False)
+        click.echo(_installation(join, relay_only), nl=False)
         return
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
@@ -179,5 +179,5 @@ def _certificate(state_dir: Path, insecure: bool, cluster: str, controller: str)
     return security, ok("certificate", f"{shown.subject}, valid until {shown.expires():%Y-%m-%d}")
 
 
-def _installation(join: str | None, relay: bool) -> str:
-    return (installation_of_relay if relay else installation)(str(read_invite(join)) if join else "")
+def _installation(join: str | None, relay_only: bool) -> str:
+    return (installation_of_relay if relay_only else installation)(str(read_invite(join)) if join else "")

@@ -40,7 +40,7 @@ def installation_of_relay(invite: str = "") -> str:
         invite: an invite for this relay. With it, the script also starts the relay.
     """
     lines = [
-        f"# edgenode relay as a service, from {sys.prefix}: edgenode doctor --systemd --relay | sudo sh",
+        f"# edgenode relay as a service, from {sys.prefix}: edgenode doctor --systemd --relay-only | sudo sh",
         *_warning_of_home(),
         "set -e",
         "mkdir -p /etc/edgenode",
@@ -66,7 +66,7 @@ _NEXT = (
 
 _NEXT_OF_RELAY = (
     "# Next, with the invite that edgenode invite NAME --role relay prints where the controller runs:",
-    "#   edgenode doctor --systemd --relay --join inv-... | sudo sh",
+    "#   edgenode doctor --systemd --relay-only --join inv-... | sudo sh",
     "# What the service does:",
     "#   systemctl status edgenode-relay",
 )

@@ -97,9 +97,7 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve (full name, adder) pairs, and the health service. With ``reflection``, clients can list all of them.
 
-    A message of more than ``most_received`` bytes ends its call.
-
-    Yields the port.
+    A message of more than ``most_received`` bytes ends its call. Yields the port.
 
     Raises:
         ConfigError: the address cannot be bound, or the extra `reflection` is not installed.

@@ -51,13 +51,13 @@ class ImageTask(Task):
         self._name, self._model, self._norm, self._augment = dataset, model, norm, augment
         self._classes, self._image_size, self._common_moments = tuple(classes), image_size, common_moments
         self._dataset: Dataset | None = None
-        self._read: Dataset | None = None  # the same before its moments were replaced, so that it is read once
         self._moments: tuple[object, list[Tensor]] = None, []  # of which data set and device, and its mean and std
 
     def _load(self, node: NodeInfo) -> Dataset:
         # The last one stays loaded: model and loss need its shape and its moments.
-        self._read = datasets.load(self._name, node.data_dir, self._classes, self._image_size)
-        self._dataset = datasets.with_common_moments(self._read) if self._common_moments else self._read
+        self._dataset = datasets.load(self._name, node.data_dir, self._classes, self._image_size)
+        if self._common_moments:
+            self._dataset = datasets.with_common_moments(self._dataset)
         return self._dataset
 
     @property

@@ -135,10 +135,10 @@ def test_printed_commands_start_a_node_with_an_invite() -> None:
 
 def test_printed_commands_start_a_relay_without_a_run(tmp_path: Path) -> None:
     invite = str(Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),)))
-    without = run("--systemd", "--relay").output
+    without = run("--systemd", "--relay-only").output
     assert "run.toml" not in without
-    assert "edgenode doctor --systemd --relay --join inv-... | sudo sh" in without
-    result = run("--systemd", "--relay", "--join", f"edgenode relay --join {invite}")
+    assert "edgenode doctor --systemd --relay-only --join inv-... | sudo sh" in without
+    result = run("--systemd", "--relay-only", "--join", f"edgenode relay --join {invite}")
     *before, file, enable, restart = [
         words for words in map(shlex.split, result.output.splitlines()) if words[0] != "#"
     ]

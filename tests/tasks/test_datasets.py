@@ -243,12 +243,6 @@ def test_own_photos_are_normalised_alike_on_every_node(folder: Path) -> None:
     assert (grey.mean, grey.std) == (pytest.approx((114.495,)), pytest.approx((57.63,)))
 
 
-def test_data_is_read_once_whatever_normalises_it() -> None:
-    task, node = ImageTask("digits", common_moments=True), NodeInfo("n0")
-    first = task.train_data(node).images  # type: ignore[attr-defined]
-    assert task.train_data(node).images is first  # type: ignore[attr-defined]
-
-
 def test_one_class_is_not_enough(tmp_path: Path) -> None:
     save(tmp_path / "train" / "only" / "0.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ConfigError, match="has 1 class folders"):
