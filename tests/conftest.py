@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 # All that is collected stays, so a pass over it takes time and frees nothing.
 gc.disable()
@@ -42,6 +43,13 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def default_log() -> Iterator[None]:
+    """A command and a Mesh configure the log of their process, with the standard error of one test."""
+    yield
+    structlog.reset_defaults()
 
 
 _ALL_SLOW = re.compile(r"^pytestmark = \[?\s*[^\n]*\bmark\.slow\b", re.MULTILINE)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import torch
 
 from edgenode.addresses import free_ports
@@ -23,12 +22,11 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def restore_global_state() -> Iterator[None]:
-    """A Mesh configures the log of its process."""
+    """These tests run on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

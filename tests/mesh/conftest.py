@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import torch
 from torch import nn
 
@@ -26,13 +25,12 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def restore_global_state() -> Iterator[None]:
-    """A Mesh configures the log of its process, and these tests seed the global generators."""
+    """A Mesh warns once in a process, and these tests run on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
     misuse.not_looped.clear()
-    structlog.reset_defaults()
 
 
 @pytest.fixture
