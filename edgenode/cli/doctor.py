@@ -84,6 +84,8 @@ def doctor(
     if systemd:
         click.echo(_installation(join, relay_only), nl=False)
         return
+    if relay_only:
+        raise click.UsageError("--relay-only is for --systemd")
     fixed = () if peers == "mdns" else tuple(p.strip() for p in peers.split(",") if p.strip())
     where = Addresses(listen, fixed, controller or ("none" if fixed else "mdns"))
     found = asyncio.run(_shown(_findings(config_path, settings, where, state_dir, insecure), not as_json))

@@ -135,6 +135,7 @@ def test_printed_commands_start_a_node_with_an_invite() -> None:
 
 def test_printed_commands_start_a_relay_without_a_run(tmp_path: Path) -> None:
     invite = str(Invite(bytes(10), bytes(16), (("10.0.0.5", 7701),)))
+    assert "--relay-only is for --systemd" in run("--relay-only").output
     without = run("--systemd", "--relay-only").output
     assert "run.toml" not in without
     assert "edgenode doctor --systemd --relay-only --join inv-... | sudo sh" in without
