@@ -20,7 +20,7 @@ from edgenode.core.algorithm.compression import Compressor, as_float32, keep_all
 from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol.plan.lag import Lag
 from edgenode.core.protocol.plan.run_spec import RunSpec
-from edgenode.core.topology import allreduce
+from edgenode.core.topology import allreduce, networks
 from edgenode.core.topology.edge_list import parse_edges
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.requirements import Requirements
@@ -43,10 +43,10 @@ def graph_spec(name: str, rule: str = OUT_DEGREE) -> GraphSpec:
     Raises:
         GraphError: none exists, the file is malformed, or the extension cannot be used.
     """
-    path = Path(name)
-    if name not in GRAPHS.own and path.is_file():
+    path, preset = Path(name), networks.preset_of(name)
+    if preset not in GRAPHS.own and path.is_file():
         return parse_edges(path.stem, path.read_text(encoding="utf-8", errors="replace"), rule)
-    if name not in GRAPHS.own and (reason := GRAPHS.add_all().get(name)):
+    if preset not in GRAPHS.own and (reason := GRAPHS.add_all().get(preset)):
         raise GraphError(f"graph {name}: {reason}")
     return GraphSpec(name, rule=rule)
 
@@ -68,16 +68,16 @@ def schedule_spec(config: Config) -> ScheduleSpec:
 
 def _gossip_graph(config: Config) -> GraphSpec | None:
     """The graph of SCSP's last phase. None if it is the run's own graphs, or there is no such phase."""
-    name = config.algorithm.gossip_graph
+    name, graphs = config.algorithm.gossip_graph, config.topology.graphs
     if not config.algorithm.definition.gossips or name == "plan":
         return None
+    are_presets = all(networks.preset_of(graph) in GRAPHS.own for graph in graphs)
+    at = networks.at_of(graphs[0]) if are_presets else ""
     if name != "auto":
-        return GraphSpec(name)
-    if config.algorithm.liars:
-        return None  # the sums of an allreduce would hide a liar
-    if not all(graph in GRAPHS.own for graph in config.topology.graphs):
-        return None  # a list of edges may have all the links that there are
-    return GraphSpec(allreduce.NAME if config.algorithm.gossip_rounds == "auto" else "halving")
+        return GraphSpec(f"{name}{at}")
+    if config.algorithm.liars or not are_presets:
+        return None  # the sums of an allreduce would hide a liar, and a list of edges may have all the links there are
+    return GraphSpec(f"{allreduce.NAME if config.algorithm.gossip_rounds == 'auto' else 'halving'}{at}")
 
 
 def schedule(config: Config, rounds_per_epoch: int = 1) -> Schedule:
@@ -236,7 +236,7 @@ def check_networked(config: Config, controller: bool) -> None:
 
 def _sums(config: Config) -> bool:
     """Return whether the run ends with an allreduce."""
-    return (last := _gossip_graph(config)) is not None and last.name == allreduce.NAME
+    return (last := _gossip_graph(config)) is not None and last.preset == allreduce.NAME
 
 
 def _gossip_rounds(config: Config) -> int:

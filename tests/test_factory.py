@@ -77,6 +77,15 @@ def test_last_phase_uses_the_graphs_of_the_run_if_members_may_lie() -> None:
     assert (factory.schedule(config).last, factory.algorithm_spec(config).gossip_rounds) == (None, 1)
 
 
+@pytest.mark.parametrize(
+    ("graph", "last"), [("auto", "allreduce@x:y"), ("complete", "complete@x:y"), ("halving", "halving@x:y")]
+)
+def test_last_phase_knows_the_networks_of_the_graph(graph: str, last: str) -> None:
+    schedule = factory.schedule(a_config(algorithm__gossip_graph=graph, topology__graphs="a@x:y,b@x:y"))
+    assert schedule.last is not None and schedule.last.name == last
+    assert [spec.name for spec in schedule.graphs] == ["a@x:y", "b@x:y"]
+
+
 def test_a_number_of_gossip_rounds_chooses_halving_and_excludes_allreduce() -> None:
     assert factory.schedule(a_config(algorithm__gossip_rounds=3)).last == GraphSpec("halving")
     config = a_config(algorithm__gossip_rounds=3, algorithm__gossip_graph="allreduce")

@@ -115,11 +115,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def extensions(self) -> dict[str, str]:
         """The package and version of every algorithm, compressor and graph that a package provides, by name."""
         from edgenode.config.graphs import GRAPHS
+        from edgenode.core.topology.networks import preset_of
 
         return {
             **ALGORITHMS.providers([self.algorithm.name]),
             **COMPRESSORS.providers([self.algorithm.compressor]),
-            **GRAPHS.providers(self.topology.graphs),
+            **GRAPHS.providers(map(preset_of, self.topology.graphs)),
         }
 
     def warnings(self) -> list[str]:

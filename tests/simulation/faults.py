@@ -152,12 +152,16 @@ def _with_overlap(run_spec: RunSpec, scenario: Scenario) -> tuple[RunSpec, Scena
 
 
 def build_run_with_last_phase(seed: int, overlaps: bool = False, links: bool = False) -> ClusterSim:
-    """The run of a seed that ends with an allreduce. Most of its faults happen in that phase, which is most of it."""
+    """The run of a seed that ends with an allreduce. Most of its faults happen in that phase, which is most of it.
+
+    Half of the runs have graphs that know networks. These random numbers are their own.
+    """
     rng = random.Random(f"last phase {seed}")
     nodes, training = rng.randint(2, 9), rng.choice([1, 2, 4, 6, 25])
     names = [f"n{i}" for i in range(nodes)]
-    graphs = tuple(GraphSpec(name) for name in rng.sample(GRAPHS, rng.randint(1, 2)))
-    schedule = ScheduleSpec(graphs, Period(rng.randint(1, 5)), GraphSpec(allreduce.NAME), training)
+    at = random.Random(f"networks {seed}").choice(["", "", "@n1:n2", "@n4:n0:n3"])
+    graphs = tuple(GraphSpec(f"{name}{at}") for name in rng.sample(GRAPHS, rng.randint(1, 2)))
+    schedule = ScheduleSpec(graphs, Period(rng.randint(1, 5)), GraphSpec(f"{allreduce.NAME}{at}"), training)
     last_rounds = len(allreduce.edges(nodes))
     rounds = training + last_rounds
     run_spec = RunSpec("last-phase", nodes, "run", schedule, rounds=rounds, gossip_rounds=last_rounds)

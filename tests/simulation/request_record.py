@@ -16,7 +16,6 @@ from edgenode.core.protocol.controller.changes import describe
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import UNREQUESTED, Extend, OperatorRequest, Persist, Reply, Rotate
 from edgenode.core.topology import allreduce
-from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.schedule import Schedule
 from edgenode.errors import GraphError
 from tests.simulation.invariants import require
@@ -73,7 +72,8 @@ class RequestRecord:
         record, requested = persist.plan.latest, persist.requested
         require(requested is not None, "a plan without a requested schedule")
         assert requested is not None
-        if requested.last == GraphSpec(allreduce.NAME):  # it begins again when a member is evicted: `invariants`
+        if requested.last and requested.last.preset == allreduce.NAME:
+            # it begins again when a member is evicted: `invariants`
             requested = replace(requested, last_from=record.schedule.last_from)
         # whatever links are left out (`blocked_links`)
         requested = replace(requested, without=record.schedule.without)

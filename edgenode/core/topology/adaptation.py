@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from edgenode.core.topology.graph import GraphSpec
+from edgenode.core.topology.networks import at_of
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import Link, Schedule
 from edgenode.errors import GraphError
@@ -78,7 +79,8 @@ def _over(
     missing = [*absent, *(f"{s}->{r}" for s, r in requested.without)]
     if missing:
         why = f"without {', '.join(missing)}, {why}"
-    substitutes = [replace(requested, graphs=(GraphSpec(preset),), every=1) for preset in presets]
+    at = at_of(requested.graphs[0].name) if requested.graphs[0].edges is None else ""
+    substitutes = [replace(requested, graphs=(GraphSpec(f"{preset}{at}"),), every=1) for preset in presets]
     last_resort = replace(substitutes[-1], last=requested.last and substitutes[-1].graphs[0])
     used = next((s for s in substitutes if not _misfit(s, members, requirements)), last_resort)
     return Adapted(used, f"graph {used.name} is used instead of {name}: {why}")

@@ -77,7 +77,7 @@ class Allreduce:
 
     Attributes:
         start: its first round.
-        nodes: the nodes that take part, sorted. A node's rank is its position.
+        nodes: the nodes that take part, by their positions in the graph. A node's rank is its position.
     """
 
     start: int

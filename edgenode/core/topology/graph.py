@@ -1,7 +1,7 @@
 """Directed communication graphs: which node pushes to which, and with what weight. Immutable values only.
 
-A graph's *position* i is the i-th member in sorted order. Presets are defined over positions and adapt to any members.
-An edge list names its nodes and does not adapt.
+A graph's *position* i is the i-th member in sorted order, or in that of its networks. Presets are defined over
+positions and adapt to any members. An edge list names its nodes and does not adapt.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from edgenode.core.topology import allreduce, doubling, halving
+from edgenode.core.topology import allreduce, doubling, halving, networks, shapes
 from edgenode.core.topology.weights import OUT_DEGREE, RULES, check_given, check_undirected, kept_share, weights_of
 from edgenode.core.wording import listed
 from edgenode.errors import GraphError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_EDGES = 1 << 15
 _SHOWN = 6
 
 
@@ -185,24 +184,6 @@ def _reachable(start: str, neighbours: Mapping[str, Iterable[str]]) -> set[str]:
     return found
 
 
-def _cycle(order: Sequence[int]) -> list[tuple[int, int]]:
-    return [(a, b) for a, b in zip(order, [*order[1:], order[0]], strict=True) if a != b]
-
-
-def _hops(n: int) -> list[int]:
-    return [2**k for k in range(max(n - 1, 1).bit_length())] if n > 1 else []
-
-
-def _hop(n: int, hop: int) -> list[tuple[int, int]]:
-    return [(i, (i + hop) % n) for i in range(n) if hop % n]
-
-
-def _complete(n: int) -> list[list[tuple[int, int]]]:
-    if n * n > MAX_EDGES:
-        raise GraphError(f"graph complete over {n} nodes has {n * (n - 1)} edges: at most {MAX_EDGES} are allowed")
-    return [[(i, j) for i in range(n) for j in range(n) if i != j]]
-
-
 @dataclass(frozen=True)
 class Preset:
     """A graph for any number of nodes.
@@ -220,28 +201,21 @@ class Preset:
     weights: Callable[[int], Sequence[Mapping[int, float]]] | None = None
 
 
-def _two_way(n: int) -> list[list[tuple[int, int]]]:
-    return [sorted({*_cycle(range(n)), *_cycle(range(n - 1, -1, -1))})]
-
-
-def _chord(n: int) -> list[list[tuple[int, int]]]:
-    return [[*_cycle(range(n)), *([(0, 2)] if n > 3 else [(0, n - 1)] if n == 3 else [])]]
-
-
 PRESETS: dict[str, Preset] = {
-    "a": Preset(lambda n: [_cycle(range(n))], "ring, each node pushes to the next"),
-    "b": Preset(lambda n: [_cycle(range(n - 1, -1, -1))], "ring, each node pushes to the one before"),
+    "a": Preset(lambda n: [shapes.cycle(range(n))], "ring, each node pushes to the next"),
+    "b": Preset(lambda n: [shapes.cycle(range(n - 1, -1, -1))], "ring, each node pushes to the one before"),
     "c": Preset(
-        lambda n: [_cycle([*range(0, n, 2), *range(1, n, 2)])], "ring through the even positions, then the odd ones"
+        lambda n: [shapes.cycle([*range(0, n, 2), *range(1, n, 2)])],
+        "ring through the even positions, then the odd ones",
     ),
-    "two-way": Preset(_two_way, "ring, each node pushes to both its neighbours: undirected, symmetric weights"),
-    "chord": Preset(_chord, "ring a plus the edge 0->2: unbalanced, push-sum needed"),
+    "two-way": Preset(shapes.two_way, "ring, each node pushes to both its neighbours: undirected, symmetric weights"),
+    "chord": Preset(shapes.chord, "ring a plus the edge 0->2: unbalanced, push-sum needed"),
     "exponential": Preset(
-        lambda n: [[edge for hop in _hops(n) for edge in _hop(n, hop)]],
+        lambda n: [[edge for length in shapes.hops(n) for edge in shapes.hop(n, length)]],
         "each node pushes to the nodes 1, 2, 4, ... further on",
     ),
     "one-peer-exponential": Preset(
-        lambda n: [_hop(n, hop) for hop in _hops(n)] or [[]],
+        lambda n: [shapes.hop(n, length) for length in shapes.hops(n)] or [[]],
         "one push per round, 1, 2, 4, ... further on in turn: exact if n is a power of two",
     ),
     "halving": Preset(
@@ -255,7 +229,7 @@ PRESETS: dict[str, Preset] = {
     allreduce.NAME: Preset(
         allreduce.edges, "one push per round, ever shorter and then ever longer hops: the last phase sums parts over it"
     ),
-    "complete": Preset(_complete, "each node pushes to every other"),
+    "complete": Preset(shapes.complete, "each node pushes to every other"),
 }
 """The graphs that have a name. The shells add those of extensions."""
 
@@ -265,6 +239,7 @@ class GraphSpec:
     """A graph as an operator names it: a preset, or a named list of edges over node ids.
 
     Attributes:
+        name: that of a preset may have networks, as in a@berlin:paris.
         rule: the rule of the weights.
         given: the weight of each edge, in the order of ``edges``. Empty for those of the rule.
 
@@ -281,15 +256,29 @@ class GraphSpec:
         if self.rule not in RULES or len(self.given) not in (0, len(self.edges or ())):
             raise GraphError(f"graph {self.name!r} has {len(self.given)} weights and the rule {self.rule!r}")
         if self.edges is None:
-            if self.name not in PRESETS:
-                near = get_close_matches(self.name, PRESETS, n=1)
+            if self.preset not in PRESETS:
+                near = get_close_matches(self.preset, PRESETS, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise GraphError(f"no graph named {self.name!r}; {hint}presets are {', '.join(PRESETS)}")
+            networks.networks_of(self.name)
             return
         if twice := sorted(edge for edge, count in Counter(self.edges).items() if count > 1):
             edges = listed([f"{s}->{r}" for s, r in twice], _SHOWN)
             raise GraphError(f"graph {self.name!r} lists the edge{'s' if len(twice) > 1 else ''} {edges} twice")
         check_given(dict(zip(self.edges, self.given, strict=False)))
+
+    @property
+    def preset(self) -> str:
+        """The name of the preset. Empty for a list of edges."""
+        return networks.preset_of(self.name) if self.edges is None else ""
+
+    def positions(self, members: tuple[str, ...]) -> tuple[str, ...]:
+        """The members of a preset by their positions.
+
+        Raises:
+            GraphError: the preset does not fit their number.
+        """
+        return _positions(self, members)
 
     def period(self, members: tuple[str, ...]) -> tuple[Digraph, ...]:
         """The digraphs of consecutive rounds, which repeat. A static graph has one.
@@ -319,9 +308,10 @@ def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     if spec.edges is not None:
         given = frozenset(zip(spec.edges, spec.given, strict=True)) if spec.given else frozenset()
         return (Digraph(members, frozenset(spec.edges), rule=spec.rule, given=given),)
-    node = dict(enumerate(members))
+    preset = PRESETS[spec.preset]
     try:
-        period = [frozenset((node[i], node[j]) for i, j in edges) for edges in PRESETS[spec.name].edges(len(members))]
+        node = dict(enumerate(spec.positions(members)))
+        period = [frozenset((node[i], node[j]) for i, j in edges) for edges in preset.edges(len(members))]
         if not period:
             raise ValueError("its period has no round")
     except GraphError:
@@ -329,19 +319,26 @@ def _period(spec: GraphSpec, members: tuple[str, ...]) -> tuple[Digraph, ...]:
     except Exception as exc:  # the preset may be an extension's
         reason = f"{type(exc).__name__}: {exc}"
         raise GraphError(f"graph {spec.name} cannot be made for {len(members)} nodes: {reason}") from exc
-    weights = PRESETS[spec.name].weights
-    if weights is not None:
-        return tuple(_counting(Digraph(members, e), w) for e, w in zip(period, weights(len(members)), strict=True))
+    if preset.weights is not None:
+        weights = [{node[i]: w for i, w in of_round.items()} for of_round in preset.weights(len(members))]
+        return tuple(_counting(Digraph(members, e), w) for e, w in zip(period, weights, strict=True))
     try:
         return tuple(Digraph(members, edges, rule=spec.rule) for edges in period)
     except GraphError as exc:
         raise GraphError(f"graph {spec.name}: {exc}") from exc
 
 
-def _counting(graph: Digraph, weights: Mapping[int, float]) -> Digraph:
-    """A graph with the weights of its positions, as far as they differ from the usual ones."""
-    by_name = ((graph.nodes[i], weight) for i, weight in sorted(weights.items()))
-    return replace(graph, counts=tuple((node, weight) for node, weight in by_name if weight != graph.weight(node)))
+@lru_cache(maxsize=256)
+def _positions(spec: GraphSpec, members: tuple[str, ...]) -> tuple[str, ...]:
+    named = networks.networks_of(spec.name)
+    return networks.ordered(members, named, PRESETS[spec.preset].edges) if named else members
+
+
+def _counting(graph: Digraph, weights: Mapping[str, float]) -> Digraph:
+    """A graph with the weights of its nodes' messages, as far as they differ from the usual ones."""
+    return replace(
+        graph, counts=tuple((n, weight) for n, weight in sorted(weights.items()) if weight != graph.weight(n))
+    )
 
 
 def describe_unreachable(pairs: Iterable[tuple[str, str]], limit: int = 6) -> str:

@@ -64,7 +64,7 @@ class Requirements:
     def _refuse_groups(self, schedule: Schedule, members: tuple[str, ...]) -> None:
         """Refuse graphs on which a message counts as its group does: the columns of W do not sum to 1."""
         for spec in schedule.graphs:
-            merges = spec.edges is None and PRESETS[spec.name].weights is not None
+            merges = spec.edges is None and PRESETS[spec.preset].weights is not None
             if merges and any(graph.counts for graph in spec.period(members)):
                 raise GraphError(
                     f"{self.algorithm} cannot use {spec.name} with {len(members)} nodes: its messages count for groups "

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from edgenode.core.topology.graph import MAX_EDGES, Digraph, GraphSpec, describe_unreachable
+from edgenode.core.topology.graph import Digraph, GraphSpec, describe_unreachable
 from edgenode.core.topology.period import Period
+from edgenode.core.topology.shapes import MAX_EDGES
 from edgenode.errors import GraphError
 
 _EVERY_ROUND = Period(1)

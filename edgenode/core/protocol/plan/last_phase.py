@@ -88,8 +88,9 @@ def without_evicted(plan: Plan, schedule: Schedule, start: int, begun: int) -> t
 
 
 def _sums(schedule: Schedule | ScheduleSpec) -> bool:
-    return schedule.last is not None and schedule.last.name == NAME and schedule.last.edges is None
+    return schedule.last is not None and schedule.last.preset == NAME
 
 
 def _begun(plan: Plan, schedule: Schedule) -> Allreduce:
-    return _phase(schedule.last_from, plan.at(schedule.last_from).names)
+    assert schedule.last is not None
+    return _phase(schedule.last_from, schedule.last.positions(plan.at(schedule.last_from).names))

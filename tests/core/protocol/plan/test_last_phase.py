@@ -48,6 +48,29 @@ def test_phase_takes_the_rounds_that_its_members_need(nodes: int, rounds: int) -
     assert phase_at(plan, T - 1) is None
 
 
+def test_long_messages_of_the_phase_stay_inside_networks() -> None:
+    """Two homes of four nodes. Names sort by home, so without networks it is the long hops that cross."""
+    named = tuple(Member(f"{home}{i}") for home in "ab" for i in range(4))
+
+    def parts_between(at: str) -> int:
+        plan = create_plan("test", named, replace(SCHEDULE, last=GraphSpec(f"allreduce{at}")))
+        sent = [(edge, transfer(plan, t, edge[0])) for t in range(T, end_of(plan, 99)) for edge in plan.graph(t).edges]
+        return sum(one.count for (sender, receiver), one in sent if one and sender[0] != receiver[0])
+
+    assert parts_between("") == 2 * (8 * 4 + 4 * 2 + 2 * 1)  # of eight parts a model
+    assert parts_between("@a:b") == 2 * 8 * 1
+
+
+def test_each_part_goes_where_the_graph_leads() -> None:
+    plan = create_plan("test", members(5), replace(SCHEDULE, last=GraphSpec("allreduce@n3:n1")))
+    phase = phase_at(plan, T)
+    assert phase is not None and phase.nodes == plan.latest.schedule.last.positions(plan.latest.names)  # type: ignore[union-attr]
+    assert phase.nodes != plan.latest.names
+    for t in range(T, phase.end):
+        ranks = {(phase.nodes.index(s), phase.nodes.index(r)) for s, r in plan.graph(t).edges}
+        assert len({(r - s) % 5 for s, r in ranks}) == 1  # one hop, as `Allreduce` assumes
+
+
 def test_other_last_phases_have_the_rounds_of_the_run() -> None:
     halving = a_plan(4, replace(SCHEDULE, last=GraphSpec("halving")))
     assert end_of(halving, 12) == 12
