@@ -20,7 +20,7 @@ from edgenode.core.protocol.events import Finish, Reply
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.plan.run_spec import RunSpec
 from edgenode.core.topology import allreduce
-from edgenode.core.topology.graph import Digraph, GraphSpec
+from edgenode.core.topology.graph import Digraph
 from edgenode.errors import LocalProtocolError
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.disturbances import Disturbances
@@ -179,7 +179,8 @@ class ClusterSim:
         stayed = nodes.keys() - leavers
         # Members that others resumed without end by themselves: sooner where fewer members need fewer rounds, and
         # without what only the others learned of an extension.
-        apart = state.run_spec.schedule.last == GraphSpec(allreduce.NAME) or bool(state.happened["extend"])
+        last = state.run_spec.schedule.last
+        apart = (last is not None and last.preset == allreduce.NAME) or bool(state.happened["extend"])
         chains = {n: nodes[n].state.plan.records[0].digest if apart else "" for n in stayed}
         for chain in set(chains.values()):
             of_chain = [n for n in stayed if chains[n] == chain]
