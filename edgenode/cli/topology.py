@@ -111,6 +111,7 @@ def set_graph(graph: str, wait_for_round: bool, as_json: bool, where: Where) -> 
     \b
     Examples:
       edgenode topology set b
+      edgenode topology set a@berlin:paris    (few messages between berlin-1, ... and paris-1, ...)
       edgenode topology set my-graph.txt
     """
     _change([graph_spec(graph)], "1r", wait_for_round, as_json, where)

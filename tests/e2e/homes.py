@@ -65,6 +65,11 @@ class Homes(netns.Network):
             way = ("isolated", "on" if on else "off")
             self._inside(self._router(home), "bridge", "link", "set", "dev", f"host{host}", *way)
 
+    def crossed(self, home: int) -> int:
+        """The bytes that a router has sent to the internet and received from it, headers included."""
+        counters = [f"/sys/class/net/eth0/statistics/{way}_bytes" for way in ("tx", "rx")]
+        return sum(map(int, self._inside(self._router(home), "cat", *counters).split()))
+
     def _router(self, home: int) -> str:
         return f"{self._prefix}-router{home}"
 

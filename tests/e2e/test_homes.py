@@ -24,10 +24,10 @@ WHERE = ("--controller", f"{PUBLIC}:7700")
 class Run:
     """A controller on the public host, and boards on hosts of the homes."""
 
-    def __init__(self, fleet: Fleet, homes: Homes, hosts: tuple[int, ...], *arguments: str, **run: object) -> None:
+    def __init__(self, fleet: Fleet, homes: Homes, hosts: tuple[int, ...], *arguments: str, **settings: object) -> None:
         self._fleet, self._homes, self._hosts, self._arguments = fleet, homes, hosts, arguments
-        settings = {f"run.{key}": value for key, value in run.items()}
-        fleet.configure({"run.nodes": len(hosts), "topology.graphs": ["a"], **settings})
+        given = {key.replace("__", ".") if "__" in key else f"run.{key}": value for key, value in settings.items()}
+        fleet.configure({"run.nodes": len(hosts), "topology.graphs": ["a"], **given})
         self.controller = self.start_controller()
         self.boards = [self.start_board(i) for i in range(len(hosts))]
 
@@ -145,3 +145,21 @@ def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> 
         assert re.search(r"node-0 → node-1: reversed, [\d.]+ ms there and back, [\d.]+ k?B/s", shown)
         assert "relay=controller" not in run.boards[0].stderr
         run.stop()
+
+
+@pytest.mark.timeout(600)
+def test_graph_that_knows_two_homes_halves_the_bytes_between_them(tmp_path: Path) -> None:
+    """All that the routers pass in a whole run counts, the last phase and reports to the controller included."""
+
+    def bytes_between(graph: str) -> int:
+        with Homes(Home(4), Home(4)) as homes, Fleet(tmp_path / graph[:2]) as fleet:
+            alternating = tuple(host for pair in zip(*homes.places, strict=True) for host in pair)
+            settings = {"topology__graphs": [graph], "algorithm__gossip_graph": "auto", "rounds": 400}
+            run = Run(fleet, homes, alternating, "--relay", **settings)
+            for process in (*run.boards, run.controller):
+                process.exits(0)
+            return sum(map(homes.crossed, (0, 1)))
+
+    plain, knowing = bytes_between("a"), bytes_between("a@node-0+node-2+node-4+node-6:node-1+node-3+node-5+node-7")
+    print(f"{plain:,} and {knowing:,} bytes: {knowing / plain:.2f}")
+    assert knowing <= plain / 2

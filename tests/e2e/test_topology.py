@@ -95,6 +95,20 @@ def test_rotation_starts_at_the_promised_round_everywhere(running: Fleet) -> Non
         assert_switched(node, start)
 
 
+@pytest.mark.slow
+@pytest.mark.group("running topology")
+def test_ring_that_knows_networks_is_used_and_shown(running: Fleet) -> None:
+    ring = "a@node-0+node-2:node-1"  # node-3 is in a network of its own
+    running.command("topology", "set", ring, "--cluster", running.cluster)
+
+    def shown() -> dict[str, Any] | None:
+        show = json.loads(running.command("topology", "show", "--json", "--cluster", running.cluster).stdout)
+        return show if show["graph"] == ring else None
+
+    edges = until(shown, "the ring is in use")["edges"]
+    assert edges == [["node-0", "node-2"], ["node-1", "node-3"], ["node-2", "node-1"], ["node-3", "node-0"]]
+
+
 @pytest.fixture(scope="module")
 def paused(running: Fleet) -> Fleet:
     """The cluster at rest, which leaves the processors to other tests."""
