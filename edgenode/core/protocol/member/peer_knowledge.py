@@ -17,7 +17,8 @@ class PeerKnowledge:
     def __init__(self, plan: Plan) -> None:
         self.begun: dict[str, int] = {}
         self._unanswered: set[tuple[int, str]] = set()
-        self._knows: dict[str, int] = dict.fromkeys(plan.latest.names, plan.records[0].number)
+        self._first_members, self._first_record = plan.latest.names, plan.records[0].number
+        self._knows: dict[str, int] = {}  # of the peers it was asked about: of all, it would be a vector per node
 
     def pushed(self, peer: str, t: int) -> None:
         """A push of a round went to a peer."""
@@ -45,7 +46,7 @@ class PeerKnowledge:
 
     def learned(self, peer: str, number: int) -> None:
         """A peer knows the record of a number, and all before it."""
-        self._knows[peer] = max(self._knows.get(peer, 0), number)
+        self._knows[peer] = max(self._known(peer), number)
 
     def news_for(self, peer: str, plan: Plan) -> tuple[Record, ...]:
         """The records that a peer is not known to have, oldest first.
@@ -54,8 +55,11 @@ class PeerKnowledge:
         records but the newest graceful one, and the evictions since: a push stays small however long the plan is.
         """
         newest = next((r.number for r in reversed(plan.records) if not r.evictions), 0)
-        known = max(self._knows.get(peer, -1), newest - 1)
+        known = max(self._known(peer), newest - 1)
         return plan.records[max(0, known + 1 - plan.records[0].number) :]
+
+    def _known(self, peer: str) -> int:
+        return self._knows.setdefault(peer, self._first_record if peer in self._first_members else -1)
 
     def forget(self, peer: str) -> None:
         """A peer was evicted: nothing is expected of it, and the next process of its name has begun nothing."""

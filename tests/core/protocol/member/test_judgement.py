@@ -207,7 +207,7 @@ def test_number_of_an_unknown_record_withholds_none() -> None:
     train(node)
     receive(node, 0)
     node.handle(Answered("n1", Ack(0, Verdict.OK, knows=(1 << 64) - 1)))
-    assert node.state.peers._knows["n1"] == 0
+    assert node.state.peers._known("n1") == 0
 
 
 @pytest.mark.parametrize("verdict", [Verdict.STALE, Verdict.ERROR])
