@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +16,17 @@ from torch.utils.data import TensorDataset
 
 from edgenode.errors import CheckpointError, ConfigError
 from edgenode.evaluation import Metric
+from edgenode.storage.privacy_ledger import FileLedger
 from edgenode.tasks.image_task import ImageTask
 from edgenode.tasks.local_data import LocalData
-from edgenode.tasks.privacy_budget import MemoryLedger, Spending
+from edgenode.tasks.os_random import OsRandom
+from edgenode.tasks.packing import Arrays
+from edgenode.tasks.privacy_budget import Ledger, MemoryLedger, Spending, epsilon_of
 from edgenode.tasks.private_steps import Privacy, coarse
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import NodeInfo, RunLength, Samples, Task
 from edgenode.tasks.trainer import TaskTrainer
+from tests.simulation.fake_disk import PowerCut, SimulatedDisk
 
 FEATURES, CLASSES, SAMPLES = 6, 3, 40
 
@@ -68,7 +75,7 @@ def privacy(
     noise: float | None = 1.0,
     clip_norm: float = 1.0,
     reproducible: bool = False,
-    ledger: MemoryLedger | None = None,
+    ledger: Ledger | None = None,
 ) -> Privacy:
     return Privacy(epsilon, 1e-5, noise, clip_norm, reproducible, ledger)
 
@@ -179,6 +186,73 @@ def test_step_that_cannot_be_counted_is_left_out() -> None:
             raise CheckpointError("cannot write privacy.json: No space left on device")
 
     assert not change(trainer(privacy(ledger=Full()))).any()
+
+
+STATE_DIR = Path("/var/edgenode/n0")
+LIMIT = 12.0
+
+
+class Node:
+    """A private node on one disk: what it has drawn noise for, and all its checkpoints."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.disk, self.saved = rng, SimulatedDisk(), list[Arrays]()
+        self.disk.make_folder(STATE_DIR)
+
+    @property
+    def ledger(self) -> FileLedger:
+        return FileLedger(STATE_DIR, self.disk)
+
+    def live(self) -> None:
+        """A process resumes from any checkpoint, or begins anew, and trains and saves until it ends."""
+        size = self.rng.choice([4, SAMPLES])  # a run with other settings spends of the same budget
+        private = trainer(privacy(epsilon=LIMIT, ledger=self.ledger), batch_size=size, rounds=40)
+        if self.saved and self.rng.random() < 0.7:
+            private.load_local_state(self.rng.choice(self.saved))
+        z = private.initial()
+        for t in range(self.rng.randint(1, 12)):
+            private.train(t, z)
+            if self.rng.random() < 0.2:
+                self.saved.append(private.local_state())
+
+    def end(self) -> None:
+        """The power was cut, or the process killed. The next one may run on a copy of the state folder."""
+        if self.rng.random() < 0.6:
+            self.disk.crash(self.rng)
+        self.disk.fail_after(None)
+        if self.rng.random() < 0.3:
+            self.disk = copy.deepcopy(self.disk)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 20, 40])
+def test_no_noise_is_drawn_that_is_not_counted(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds of crashes at any operation of the disk, resumes, rollbacks, full disks and copies of the state folder."""
+    drawn, cuts, left_out = 0, 0, 0
+    normal = OsRandom.normal
+
+    def draw(self: OsRandom, size: int) -> np.ndarray:
+        nonlocal drawn
+        drawn += 1
+        return normal(self, size)
+
+    monkeypatch.setattr(OsRandom, "normal", draw)
+    for seed in range(first, first + 20):
+        node, drawn = Node(random.Random(seed)), 0
+        for _ in range(8):
+            node.disk.fail_after(node.rng.randint(0, 25))
+            node.disk.capacity = 0 if node.rng.random() < 0.1 else None
+            before = drawn
+            try:
+                node.live()
+            except PowerCut:
+                cuts += 1
+            left_out += node.disk.capacity == 0 and drawn == before
+            node.end()
+            spent = node.ledger.read()
+            assert sum(part.steps for part in spent) >= drawn, f"seed {seed}"
+            assert epsilon_of(spent, 1e-5) <= LIMIT
+    assert cuts > 20 and left_out
 
 
 def test_node_without_a_test_tells_nothing_of_its_samples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgenode_lab.privacy.hops import HopCell
 from edgenode_lab.privacy.shadows import NODES, Cell
 
 DRAWS = 32
@@ -18,6 +19,7 @@ _TOP_1 = {"algorithm.name": "scsp", "algorithm.share": 0.01}
 _ROLLING = {**_TOP_1, "algorithm.compressor": "rolling"}
 _DILOCO = {"algorithm.name": "diloco", "run.rounds": 10, "task.local_steps": 10, **_COMPLETE}
 _DILOCO_1 = {**_DILOCO, "algorithm.values": "fitted1"}
+_HALVING = {"topology.graphs": ["halving"], "run.rounds": 20}  # an exchange takes two rounds with 4 nodes
 _MASKED = {**_DILOCO, "algorithm.name": "edgenode_lab.algorithms.masked:DEFINITION", "algorithm.values": "int4"}
 _4_STEPS = {"run.rounds": 25, "task.local_steps": 4}
 _100_STEPS = {"run.rounds": 1, "task.local_steps": 100}
@@ -51,6 +53,9 @@ CELLS = (
     Cell(("SGP", "complete", "0"), {**_SGP, **_COMPLETE}),
     Cell(("SGP", "rotating", "0"), {**_SGP, **_ROTATING}),
     Cell(("D-PSGD", "ring", "0"), _D_PSGD),
+    Cell(("D-PSGD", "rotating", "0"), {**_D_PSGD, **_ROTATING}),
+    Cell(("DiLoCo, 2 bits", "halving", "0"), {**_DILOCO, **_HALVING}),
+    Cell(("DiLoCo, 1 bit", "halving", "0"), {**_DILOCO_1, **_HALVING}),
     Cell(("D-PSGD, 4 local steps", "complete", "0"), {**_D_PSGD, **_COMPLETE, **_4_STEPS}),
     Cell(("D-PSGD, 100 local steps", "complete", "0"), {**_D_PSGD, **_COMPLETE, **_100_STEPS}),
 )
@@ -74,3 +79,19 @@ FIRST_ROUNDS = tuple(
 """One step of plain SGD on all that a node has: 1 digit, or 8."""
 
 FIRST_ROUND_DRAWS = 8
+
+_10_ROUNDS = {"run.rounds": 10}
+_TWO_WAY = {"topology.graphs": ["two-way"]}
+_CHORD = {"topology.graphs": ["chord"]}
+
+HOPS = (
+    *(HopCell(("D-PSGD", "ring"), {**_D_PSGD, **_10_ROUNDS}, rate) for rate in (0.001, 0.01, LEARNING_RATE)),
+    HopCell(("D-PSGD", "ring"), {**_D_PSGD, **_10_ROUNDS}, 0.01, batch=8),
+    HopCell(("D-PSGD", "two-way ring"), {**_D_PSGD, **_10_ROUNDS, **_TWO_WAY}, 0.001),
+    HopCell(("SGP", "ring with a chord"), {**_SGP, **_10_ROUNDS, **_CHORD}, 0.001),
+    HopCell(("SCSP, top 1 %", "ring"), {**_TOP_1, "run.rounds": 200}, 0.001),
+    HopCell(("SCSP, rolling 1 %", "ring"), {**_ROLLING, "run.rounds": 500}, 0.001),
+)
+"""Attacks that reach across nodes. A rolling block is sent once in 100 rounds."""
+
+HOP_DRAWS = 4

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgenode.config.sections import PrivacySection
 from edgenode_lab.privacy.first_round import FirstRound
 from edgenode_lab.privacy.gradient_inversion import STARTS
+from edgenode_lab.privacy.hops import NODES, HopCell
 from edgenode_lab.privacy.membership import Rate, likelihood_ratios, loss_scores, true_positives
 from edgenode_lab.privacy.shadows import MOMENTS, Cell, Seen
 
@@ -20,6 +22,21 @@ _FIRST_HEAD = (
     "Algorithm", "Batch", "Digits", "Identified from the first layer", "Identified by optimisation", "Best correlation",
     "Classes right", "Without message",
 )  # fmt: skip
+
+
+_HOP_HEAD = (
+    "Algorithm", "Graph", "Learning rate", "Batch", "Pushes between", "Digits", "Identified from the first layer",
+    "Identified by optimisation", "Best correlation", "Classes right",
+)  # fmt: skip
+
+
+@dataclass
+class Tables:
+    """The rows of the tables."""
+
+    membership: list[tuple[str, ...]] = field(default_factory=list)
+    first: list[tuple[str, ...]] = field(default_factory=list)
+    hops: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...]]:
@@ -49,7 +66,15 @@ def first_round_row(cell: Cell, result: FirstRound) -> tuple[str, ...]:
     return (*cell.labels[:2], str(result.digits), str(result.analytic), str(result.optimised), *shares)
 
 
-def text(command: str, draws: int, membership: Sequence[Sequence[str]], first: Sequence[Sequence[str]]) -> str:
+def hop_rows(cell: HopCell, results: Mapping[int, FirstRound]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of an attack across nodes."""
+    for hops, result in results.items():
+        found = str(result.digits), str(result.analytic), str(result.optimised)
+        shares = f"{result.correlation:.2f}", f"{result.classes:.0%}"
+        yield (*cell.labels, f"{cell.learning_rate:g}", str(cell.batch), str(hops), *found, *shares)
+
+
+def text(command: str, draws: int, tables: Tables) -> str:
     """Return the whole page."""
     return f"""# What leaks
 
@@ -63,14 +88,20 @@ final model is that of the node that has the sample. The neighbour keeps a copy 
 {MOMENTS} times. "At most" is what epsilon permits any attack on the node that has the sample. A private node reports no
 loss.
 
-{_table(_HEAD, membership)}
+{_table(_HEAD, tables.membership)}
 ## First push
 
 One step of plain SGD on all that a node has. The neighbour guesses the classes, from the change of the last layer, and
 as many digits as there are: from the change of the first layer, and as the batch whose gradient is most like the
 message (the best of {STARTS} starts).
 
-{_table(_FIRST_HEAD, first)}"""
+{_table(_FIRST_HEAD, tables.first)}
+## Across nodes
+
+Each of {NODES} nodes has one batch, and takes one step of plain SGD on it per round. Each attacks the first step of all
+others, with what it knows of the graph and of its own steps. With one push between, a node pushes to its attacker.
+
+{_table(_HOP_HEAD, tables.hops)}"""
 
 
 def _shown(rate: Rate) -> str:

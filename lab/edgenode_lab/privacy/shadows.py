@@ -27,7 +27,7 @@ from edgenode_lab.privacy.transcript import Transcript
 
 NODES = 4
 MOMENTS = 8  # of a run, at which copies and reports are recorded
-_BASE: Mapping[str, object] = {
+BASE: Mapping[str, object] = {
     "run.nodes": NODES,
     "run.rounds": 100,
     "run.threads": 1,
@@ -70,7 +70,7 @@ class Cell:
         """
         privacy = {} if self.epsilon is None else {"privacy.epsilon": self.epsilon}
         options = {"draw": draw, "samples": self.samples, "nodes": NODES, "skew": self.skew}
-        return load(None, {**_BASE, **self.settings, **privacy, "task.options": options, **overrides}, environ={})
+        return load(None, {**BASE, **self.settings, **privacy, "task.options": options, **overrides}, environ={})
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def play(cell: Cell, draw: int, overrides: Mapping[str, object], folder: Path) -
 
 def _play(config: Config, pool: victims.Pool, draw: int, averages: bool = False) -> Seen:
     images, rounds = pool.images, config.run.rounds
-    initial = _initial(config)
+    initial = initial_model(config)
     moments = sorted({-(-rounds * i // MOMENTS) for i in range(1, MOMENTS + 1)})
 
     def measure(_name: str, z: Floats) -> NDArray[np.float64]:
@@ -146,7 +146,7 @@ def _play(config: Config, pool: victims.Pool, draw: int, averages: bool = False)
     )
 
 
-def _initial(config: Config) -> Floats:
+def initial_model(config: Config) -> Floats:
     """The common initial model: a function of the seed, which every member knows."""
     from edgenode.core.topology.period import Epoch
 

@@ -5,7 +5,8 @@ model, as good as the pushes allow:
 
 1. Rolling blocks and whole models say what their coordinates are. A copy keeps the newest.
 2. Top-k sends a coordinate with all that was left out since it was sent last: about its value, times the rounds since.
-3. An exchange of DiLoCo sends what the local steps changed. The model they began with is common to all nodes.
+3. An exchange of DiLoCo sends what the local steps changed. The model they began with is common to all nodes. Later
+   rounds of an exchange send means of several nodes, which a copy leaves out.
 
 The controller sees reports: the loss of the last local step, and a sketch of the model.
 """
@@ -47,9 +48,10 @@ class ModelCopy:
         t, state = message.round, learner.state
         payload = learner.read(t, message.weight, message.u, message.payload).payload
         if (start := state.kept.get("start")) is not None:
-            self.z[:] = start
-            if not self._averages:
-                payload.add_to(self.z, 1.0)
+            if self._algorithm_spec.step(t).trains:
+                self.z[:] = start
+                if not self._averages:
+                    payload.add_to(self.z, 1.0)
             return
         block = self._algorithm_spec.step(t).block
         part = self._state.part(block).x

@@ -49,8 +49,8 @@ def test_title_names_what_all_runs_have_in_common() -> None:
 
 def test_task_of_ones_own_is_named_by_its_class() -> None:
     assert heading("epsilon", {"run.rounds": "5"}).conditions.startswith(
-        "PrivateFashion trains on data of its own for 5 rounds, with SGD at a constant learning rate of 0.05 or "
-        "SGD at a constant learning rate of 0.5."
+        "PrivateFashion trains on data of its own for 5 rounds, with SGD at a constant learning rate of 0.05, "
+        "SGD at a constant learning rate of 0.5 or SGD at a constant learning rate of 4."
     )
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from edgenode.cli import group
 from edgenode.errors import CheckpointError
-from edgenode_lab.privacy import cells, experiment, report, shadows, victims
-from edgenode_lab.privacy.first_round import FirstRound, attack
+from edgenode_lab.privacy import cells, experiment, hops, report, shadows, victims
+from edgenode_lab.privacy.first_round import FirstRound, attack, first_steps
 from edgenode_lab.privacy.shadows import NODES, Cell, Seen, play
 
 _TINY = {"run.rounds": 2}
@@ -40,10 +40,12 @@ def cell(name: str, graph: str = "") -> Cell:
 def test_command_writes_both_tables_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells, "DRAWS", 6)
     monkeypatch.setattr(cells, "FIRST_ROUND_DRAWS", 1)
+    monkeypatch.setattr(cells, "HOP_DRAWS", 1)
     result = run(tmp_path, "--only", "SGP", "--set", "run.rounds=2")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "privacy.md").read_text()
     assert "| SGP | ring | 0 |" in page and "neighbour | LiRA" in page and "| SGP | 1 | 4 | 4 | 4 |" in page
+    assert "| SGP | ring with a chord | 0.001 | 1 | 4 |" in page
     assert len(list((tmp_path / "privacy").glob("*.npz"))) == 3 * 6 + 2  # three graphs, and two batches
 
     monkeypatch.setattr(shadows, "_play", None)  # nothing is played again
@@ -100,7 +102,9 @@ def test_copy_from_compressed_pushes_comes_closer(name: str, tmp_path: Path) -> 
 def first_round(name: str, batch: int, out: Path) -> FirstRound:
     chosen = next(c for c in cells.FIRST_ROUNDS if c.labels[:2] == (name, str(batch)))
     pool = victims.Pool(chosen.samples, NODES, 0.0)
-    return attack([play(chosen, 0, {}, out)], pool, victims.all_images(), cells.LEARNING_RATE)
+    seen = play(chosen, 0, {}, out)
+    steps = first_steps(pool, seen.members, seen.first)
+    return attack(steps, seen.initial, victims.all_images(), cells.LEARNING_RATE)
 
 
 @pytest.mark.slow
@@ -122,8 +126,8 @@ def test_first_uncompressed_push_of_eight_digits_gives_them_away(tmp_path: Path)
 def test_push_without_the_first_layer_identifies_no_digit(tmp_path: Path) -> None:
     chosen = next(c for c in cells.FIRST_ROUNDS if c.labels[:2] == ("SGP", "1"))
     seen = play(chosen, 0, {}, tmp_path)
-    blind = Seen(**{f: getattr(seen, f) for f in Seen.__dataclass_fields__} | {"first": np.zeros_like(seen.first)})
-    result = attack([blind], victims.Pool(8, NODES, 0.0), victims.all_images(), cells.LEARNING_RATE)
+    steps = first_steps(victims.Pool(8, NODES, 0.0), seen.members, np.zeros_like(seen.first))
+    result = attack(steps, seen.initial, victims.all_images(), cells.LEARNING_RATE)
     assert result.analytic == 0 and result.optimised <= 1 and result.correlation < 0.8
     assert result.classes == result.without
 
@@ -157,7 +161,9 @@ def test_private_cells_train_with_their_budget() -> None:
 
 @pytest.mark.slow
 def test_all_cells_are_valid_and_have_names_of_their_own() -> None:
-    names = [c.name for c in (*cells.CELLS, *cells.FIRST_ROUNDS)]
+    names = [c.name for c in (*cells.CELLS, *cells.FIRST_ROUNDS, *cells.HOPS)]
     assert len(set(names)) == len(names)
     for chosen in cells.CELLS:
         assert chosen.config(0, {}).run.nodes == NODES
+    for across in cells.HOPS:
+        assert across.config(0).run.nodes == hops.NODES

@@ -97,6 +97,15 @@ def test_node_without_a_number_is_refused(folder: Path) -> None:
             PrivateFashion().train_data(NodeInfo(name, folder, nodes=NODES))
 
 
+def test_network_is_one_of_two() -> None:
+    counts = [
+        sum(p.numel() for p in PrivateFashion(network=name).model().parameters()) for name in ("small", "published")
+    ]
+    assert counts == [10_186, 26_010]
+    with pytest.raises(ConfigError, match=r"there is no 'larger', choose one of small, published"):
+        PrivateFashion(network="larger")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["exchange", "alone", "all data"])
 def test_row_ends_with_its_metrics(folder: Path, tmp_path: Path, row: str) -> None:

@@ -34,6 +34,24 @@ def test_copy_of_a_model_that_stays_is_the_model(compressor: str) -> None:
     assert np.allclose(copy.z, x, rtol=1e-4)
 
 
+def test_copy_leaves_out_the_means_that_end_an_exchange() -> None:
+    """With 4 nodes, an exchange over `halving` takes two rounds. The second message is of a pair: here, it is 0."""
+    keys = {"run.nodes": 4, "run.rounds": 2, "algorithm.name": "diloco", "topology.graphs": ["halving"]}
+    spec = factory.algorithm_spec(load(None, keys, {}))
+    learner = VectorLearner(spec, Layout((_SIZE,)), spec.initial(np.ones(_SIZE, np.float32)), 0, "node-0")
+    copy = ModelCopy(spec, np.zeros(_SIZE, np.float32))
+    partner = VectorLearner(spec, Layout((_SIZE,)), spec.initial(np.ones(_SIZE, np.float32)), 0, "node-1")
+    for t in range(2):
+        changes = (0.5, -0.5) if t == 0 else (None, None)
+        updates = [c and LocalUpdate(np.full(_SIZE, c, np.float32), is_difference=True) for c in changes]
+        (payload, u), theirs = learner.compress_update(t, updates[0]), partner.compress_update(t, updates[1])
+        copy.receive(Message("node-0", 1, t, 0, "", 0.5, u, payload), learner)
+        received = learner.read(t, 0.5, theirs[1], theirs[0]), partner.read(t, 0.5, u, payload)
+        learner.mix_round(0.5, received[:1])
+        partner.mix_round(0.5, received[1:])
+    assert np.allclose(copy.z, 1.5, rtol=0.02)
+
+
 @pytest.mark.parametrize("averages", [False, True])
 def test_copy_of_averages_uses_no_push(averages: bool) -> None:
     keys = {"run.nodes": 4, "run.rounds": 2, "algorithm.name": "diloco", "topology.graphs": ["complete"]}
