@@ -18,7 +18,7 @@ class PeerKnowledge:
         self.begun: dict[str, int] = {}
         self._unanswered: set[tuple[int, str]] = set()
         self._first_members, self._first_record = plan.latest.names, plan.records[0].number
-        self._knows: dict[str, int] = {}  # of the peers it was asked about: of all, it would be a vector per node
+        self._knows: dict[str, int] = {}  # of those asked for: all, at each of n nodes, are n squared
 
     def pushed(self, peer: str, t: int) -> None:
         """A push of a round went to a peer."""
@@ -59,6 +59,7 @@ class PeerKnowledge:
         return plan.records[max(0, known + 1 - plan.records[0].number) :]
 
     def _known(self, peer: str) -> int:
+        """The number of the newest record that a peer is known to have. -1 without any."""
         return self._knows.setdefault(peer, self._first_record if peer in self._first_members else -1)
 
     def forget(self, peer: str) -> None:
