@@ -295,6 +295,9 @@ MUTANTS = (
     ),
     _mutant("a node that the others resumed without ends", delete, *_SEEDS, "726513"),
     _mutant("what an evicted node passed on counts as evidence of where it came from", delete, *_LINKS, "636256"),
+    _mutant(
+        "an eviction counts more than a change that only the evicted node knows", becomes("False"), *_LINKS, "50916",
+    ),
     _mutant("a link that broke again before the graphs use it stays left out", delete, *_LINKS, "640079"),
     _mutant(
         "a controller that takes over knows which links the plan does without", delete,

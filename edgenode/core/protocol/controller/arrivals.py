@@ -126,7 +126,7 @@ class Arrivals:
         """Settle the offer by the plan of a member, and take over the records that this controller lacks."""
         state, ballot = self._state, self._evictions.ballot
         actions = self._offers.settle(plan.latest.number, plan.latest.digest)
-        if plan.latest.number > state.known_plan.latest.number:
+        if plan.supersedes(state.known_plan):
             state.learn(plan)
             state.outrank(plan)
             actions += self._evictions.fence_again(ballot) if ballot else []
@@ -141,7 +141,7 @@ class Arrivals:
 
     def _end_zombies(self, plan: Plan, known: Plan | None) -> list[ClusterAction]:
         """Order the end of evicted nodes that connected before this controller knew of their eviction."""
-        news = [record for record in plan.records if known and record.number > known.latest.number]
+        news = plan.news(known) if known else ()
         evicted = {node for record in news for node, _ in record.evictions} - set(self._state.known_plan.latest.names)
         order = EvictionCommitted(self._state.known_plan.records)
         return [Send(node, order) for node in sorted(evicted) if self._membership.takes_part(node)]

@@ -40,7 +40,7 @@ class Bootstrap:
         state = self._state
         if state.plan is None:
             state.membership.newcomers |= state.membership.present
-        if state.plan is None or plan.latest.number > state.plan.latest.number:
+        if state.plan is None or plan.supersedes(state.plan):
             state.learn(plan)
 
     def create_if_complete(self) -> list[ClusterAction]:

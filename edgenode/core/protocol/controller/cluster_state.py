@@ -259,12 +259,12 @@ class ClusterState:
         explain a record, another one was requested before it. That is the one of a queued rotation that explains the
         record, which is fulfilled, or else the one that the record uses.
         """
-        ours = self.plan.latest.number if self.plan else -1
+        news = plan.news(self.plan) if self.plan else plan.records
         self.plan, self.requested = plan, self.requested or replace(plan.records[0].schedule, without=())
         # precaution: a controller that takes over knows which links the plan does without
         self.broken |= frozenset(plan.latest.schedule.without)
-        for record in plan.records:
-            if record.number > ours and not self._explains(self.requested, record):
+        for record in news:
+            if not self._explains(self.requested, record):
                 self.requested = self._fulfilled(record)
         if plan.latest.end is not None:
             self.queue = [change for change in self.queue if change != Stop(UNREQUESTED)]

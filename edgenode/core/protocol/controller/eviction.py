@@ -19,7 +19,7 @@ Why no mass is lost or doubled: the evicted node had mixed every round before L,
 rounds left with it. Its mix of round L reached no survivor: whatever shows that it mixed that round would be evidence
 for L + 1. So nothing that is taken back at the survivors is used anywhere else.
 
-A survivor may know a longer plan than the controller, from a controller before it. The longest one counts. If it names
+A survivor may know a longer plan than the controller, from a controller before it (`Plan.supersedes`). If it names
 further nodes, the fence begins again over those: they may be in a round, too. So may the nodes that join while a fence
 is up, by a change that a member had accepted before its promise.
 """
@@ -77,9 +77,11 @@ class Ballot:
         return max((a.begun for a in self.answers.values()), default=-1)
 
     def newest_plan(self, ours: Plan) -> Plan:
-        """The longest chain of records: ours, or a survivor's."""
-        chains = [ours, *(Plan(a.records) for a in self.answers.values())]
-        return max(chains, key=lambda plan: plan.latest.number)
+        """The chain of records that counts: ours, or a survivor's."""
+        newest = ours
+        for plan in (Plan(a.records) for a in self.answers.values()):
+            newest = plan if plan.supersedes(newest) else newest
+        return newest
 
     def record(
         self,
@@ -237,12 +239,12 @@ class Evictions:
         return [*actions, *(self.fence_again(self.ballot) if self.ballot else [])]
 
     def _learn(self, newest: Plan, known: Plan) -> tuple[list[ClusterAction], bool]:
-        """Learn the longest plan of all survivors, and settle the offer or take it back.
+        """Learn the plan of all survivors that counts, and settle the offer or take it back.
 
         Returns what follows, and whether the plan has other new records than the one on offer.
         """
         offer = self._state.offer
-        news = {record.digest for record in newest.records if record.number > known.latest.number}
+        news = {record.digest for record in newest.news(known)}
         self._state.learn(newest)
         if offer is None or offer.record.digest not in news:
             self._offers.take_back()  # only an evicted node may have it

@@ -51,6 +51,22 @@ class Plan:
                 return record
         return self.records[0]
 
+    def supersedes(self, known: Plan) -> bool:
+        """Return whether this chain counts more than a known one of the same run: it is longer, or evicts.
+
+        A change that was offered to a node, and accepted as that node was evicted, is known to that node alone. The
+        others have the eviction under the same number.
+        """
+        if self.latest.number != known.latest.number:
+            return self.latest.number > known.latest.number
+        # precaution: an eviction counts more than a change that only the evicted node knows
+        return bool(self.latest.evictions) and not known.latest.evictions
+
+    def news(self, known: Plan) -> tuple[Record, ...]:
+        """The records that continue a known chain, or take the place of its newest one."""
+        last = known.latest
+        return tuple(r for r in self.records if r.number >= last.number and r.digest != last.digest)
+
     def since(self, t: int) -> Plan:
         """The part of the chain that is still to come: the record in force at a round, and those that start later."""
         begun = sum(record.start <= t for record in self.records)

@@ -496,6 +496,27 @@ def test_recovering_controller_notifies_a_zombie_once_it_knows() -> None:
     assert only(EvictionCommitted, orders) == Send("n2", EvictionCommitted(plan.records))
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["newcomer", "zombie"])
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_recovering_controller_takes_the_eviction_for_the_change_it_outran(first: bool, running: bool) -> None:
+    """The evicted node had accepted a record that nobody else knows, whoever connects first."""
+    before = a_started_cluster(3)
+    offer = only(Offer, before.handle(Rotate(1, (B,), Period(1))))
+    forked = the_plan(before).extend(offer.record)
+    for fence in fences(before.handle(Evict(UNREQUESTED, offer.node))):
+        answer_fence(before, fence, 5)
+    evicted = join(offer.node, plan=forked, saved=frozenset({3}), running=running, follows=FIRST if running else None)
+    left = [join(name, plan=the_plan(before), running=True, follows=FIRST) for name in the_plan(before).latest.names]
+    again = QuietCluster(a_run_spec(3), Leadership(1), recover=True)
+    reports = [evicted, *left] if first else [*left, evicted]
+    actions = [action for report in reports for action in again.handle(report)]
+    for fence in fences(actions):  # of the newcomer that is believed to be a member
+        answer_fence(again, fence, 5)
+    assert the_plan(again) == the_plan(before)
+    assert again.state.requested == before.state.requested
+    assert not again.evictions.evicted
+
+
 def test_end_of_a_fence_is_sent_again_before_the_next_offer() -> None:
     cluster = a_started_cluster(3)
     old = the_plan(cluster)

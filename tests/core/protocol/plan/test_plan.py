@@ -43,6 +43,23 @@ def test_since_keeps_the_record_in_force_and_what_follows() -> None:
     assert resumed.since(0) == resumed
 
 
+def test_eviction_supersedes_a_change_of_the_same_number() -> None:
+    begun = a_plan("n0", "n1", "n2")
+    changed = begun.extend(begun.successor(5, schedule=Schedule((B,), 1)))
+    evicted = begun.extend(begun.successor(4, members=nodes("n0", "n1"), evictions=(("n2", 3),)))
+    later = evicted.extend(evicted.successor(9))
+    chains = [begun, changed, evicted, later]
+    assert [[one.supersedes(other) for other in chains] for one in chains] == [
+        [False, False, False, False],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+    ]
+    assert later.news(changed) == later.records[1:]
+    assert later.news(evicted) == later.records[2:]
+    assert begun.news(later) == later.news(later) == ()
+
+
 def test_record_in_force_is_the_newest_that_has_started() -> None:
     plan = a_plan()
     plan = plan.extend(plan.successor(5, schedule=Schedule((B,), 1)))
