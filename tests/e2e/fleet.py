@@ -206,8 +206,15 @@ class Fleet:
         """Start one `edgenode run`."""
         self.authority().keep(self._state(name, arguments) / "credentials.pem", Subject("node", name))
         where = ("--listen", listen) if listen else ()
+        return self.bare_node(name, *where, *arguments, file=file, spawn=spawn, program=program)
+
+    def bare_node(
+        self, name: str, *arguments: str, file: str = "run.toml", spawn: Spawn = fork,
+        program: Sequence[str] = ("-m", "edgenode"),
+    ) -> Process:  # fmt: skip
+        """Start one `edgenode run` that has no certificate but what its invite, now or before, has brought it."""
         common = ("--config", str(self.folder / file), "--name", name, "--state-dir", str(self.state(name)))
-        return self.start(name, "run", *common, *where, *arguments, spawn=spawn, program=program)
+        return self.start(name, "run", *common, *arguments, spawn=spawn, program=program)
 
     def _state(self, name: str, arguments: Sequence[str]) -> Path:
         """The --state-dir of a process: the last one counts."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import netns
-from tests.e2e.fleet import Fleet, until
+from tests.e2e.fleet import Fleet, Process, until
 from tests.e2e.homes import PUBLIC, Home, Homes
 from tests.e2e.test_homes import Run
 
@@ -28,28 +27,18 @@ def test_board_behind_a_router_joins_with_an_invite_and_a_host_name(fleet: Fleet
     hosts.write_text(f"127.0.0.1 localhost\n{PUBLIC} {_NAME}\n")
     with_hosts = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh")
     with Homes(Home(2)) as homes:
-        run = Run(fleet, homes, (1,), "--relay", "--public", _NAME, nodes=2, rounds=200_000)
-        run.controller.logs("controller ready")
-        invite = run.command("invite", "node-1")
-        found = re.search(r"inv-\S+", invite)
-        assert found, invite
-        board = fleet.start(
-            "node-1", "run", "--config", str(fleet.folder / "run.toml"), "--name", "node-1",
-            "--state-dir", str(fleet.state("node-1")), "--join", found[0],
-            spawn=lambda argv, **more: homes.spawn(2, [*with_hosts, *argv], **more),
-        )  # fmt: skip
-        board.logs("enrolled: from now on, no invite is needed")
-        run.boards.append(board)
+        run = Run(fleet, homes, (), "--relay", "--public", _NAME, nodes=2, rounds=200_000)
+
+        def start(i: int, *invite: str) -> Process:
+            at = partial(homes.spawn, 1 + i)
+            return fleet.bare_node(f"node-{i}", *invite, spawn=lambda argv, **more: at([*with_hosts, *argv], **more))
+
+        run.boards = [start(i, "--join", run.invite(f"node-{i}")) for i in range(2)]
+        run.boards[1].logs("enrolled: from now on, no invite is needed")
         run.goes_on("with the board")
-        board.kill()
-        again = fleet.start(  # without the invite
-            "node-1", "run", "--config", str(fleet.folder / "run.toml"), "--name", "node-1",
-            "--state-dir", str(fleet.state("node-1")),
-            spawn=lambda argv, **more: homes.spawn(2, [*with_hosts, *argv], **more),
-        )  # fmt: skip
-        run.boards[-1] = again
+        run.boards[1].kill()
+        run.boards[1] = start(1)
         run.goes_on("with the board that is back")
-        print(f"{len(found[0])} characters: {found[0][:4]}", run.command("status"))
         run.stop()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import netns
-from tests.e2e.fleet import Fleet, Process, until
+from tests.e2e.fleet import Fleet, until
 from tests.e2e.homes import PUBLIC6, Home, Homes
 
 _WHY_NOT = netns.cannot_disturb()
@@ -26,12 +26,6 @@ _GET = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1])"
 def lan() -> Iterator[netns.Bridge]:
     with netns.Bridge(4, ("6", "6", "46", "4")) as bridge:
         yield bridge
-
-
-def joining(fleet: Fleet, name: str, invite: str, spawn: Any) -> Process:
-    """Start a node that has no certificate."""
-    state = ("--state-dir", str(fleet.state(name)))
-    return fleet.start(name, "run", "--config", "run.toml", "--name", name, *state, "--join", invite, spawn=spawn)
 
 
 def ways(status: dict[str, Any]) -> dict[tuple[str, str], str]:
@@ -48,7 +42,10 @@ def test_boards_of_different_families_find_each_other_by_mdns(fleet: Fleet, lan:
     controller.logs("controller ready")
     invite = re.search(r"inv-\S+", fleet.command("invite", "node-1", spawn=at[BOTH]).stdout)
     assert invite
-    boards = [fleet.node("node-0", listen=None, spawn=at[ONE6]), joining(fleet, "node-1", invite[0], at[OTHER6])]
+    boards = [
+        fleet.node("node-0", listen=None, spawn=at[ONE6]),
+        fleet.bare_node("node-1", "--join", invite[0], spawn=at[OTHER6]),
+    ]
     boards.append(fleet.node("node-2", listen=None, spawn=at[ONE4]))
 
     def status() -> dict[str, Any]:
@@ -114,7 +111,7 @@ def test_two_homes_with_ipv6_firewalls_train_over_a_relay(fleet: Fleet) -> None:
             return found[0]
 
         relay = fleet.relay("fra", "--join", invite("fra", "--role", "relay"), "--listen", "[::]:7702", spawn=at[0])
-        boards = [joining(fleet, f"node-{i}", invite(f"node-{i}"), at[i + 1]) for i in range(2)]
+        boards = [fleet.bare_node(f"node-{i}", "--join", invite(f"node-{i}"), spawn=at[i + 1]) for i in range(2)]
         relay.logs(rf"address=\[{PUBLIC6}\]:7702 nodes=2")
 
         def status() -> dict[str, Any]:

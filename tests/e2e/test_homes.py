@@ -22,21 +22,31 @@ WHERE = ("--controller", f"{PUBLIC}:7700")
 
 
 class Run:
-    """A controller on the public host, and boards on hosts of the homes."""
+    """A controller on the public host, and boards on hosts of the homes.
+
+    A board has run.toml and an invite. By these it enrols, and finds the controller.
+    """
 
     def __init__(self, fleet: Fleet, homes: Homes, hosts: tuple[int, ...], *arguments: str, **settings: object) -> None:
         self._fleet, self._homes, self._hosts, self._arguments = fleet, homes, hosts, arguments
         given = {key.replace("__", ".") if "__" in key else f"run.{key}": value for key, value in settings.items()}
         fleet.configure({"run.nodes": len(hosts), "topology.graphs": ["a"], **given})
         self.controller = self.start_controller()
-        self.boards = [self.start_board(i) for i in range(len(hosts))]
+        self.controller.logs("controller ready")
+        invites = [self.invite(f"node-{i}") for i in range(len(hosts))]
+        self.boards = [self.start_board(i, "--join", invite) for i, invite in enumerate(invites)]
 
     def start_controller(self) -> Process:
-        return self._fleet.controller(*self._arguments, listen=None, spawn=partial(self._homes.spawn, 0))
+        where = ("--public", PUBLIC, *self._arguments)
+        return self._fleet.controller(*where, listen=None, spawn=partial(self._homes.spawn, 0))
 
-    def start_board(self, i: int) -> Process:
-        spawn = partial(self._homes.spawn, self._hosts[i])
-        return self._fleet.node(f"node-{i}", *WHERE, listen=None, spawn=spawn)
+    def start_board(self, i: int, *invite: str) -> Process:
+        return self._fleet.bare_node(f"node-{i}", *invite, spawn=partial(self._homes.spawn, self._hosts[i]))
+
+    def invite(self, name: str) -> str:
+        found = re.search(r"--join (inv-\S+)", self.command("invite", name))
+        assert found
+        return found[1]
 
     def command(self, *words: str) -> str:
         return self._fleet.command(*words, *WHERE, spawn=partial(self._homes.spawn, 0)).stdout
@@ -83,25 +93,26 @@ def test_two_homes_train_to_the_bits_of_one_network(fleet: Fleet, tmp_path: Path
 
 
 @pytest.mark.timeout(600)
-def test_run_in_two_homes_survives_board_router_and_controller(fleet: Fleet) -> None:
-    with Homes(Home(2), Home(2)) as homes:
-        run = Run(fleet, homes, (1, 2, 3, 4), "--relay", rounds=200_000, evict_after_s=10)
-        between = {("node-1", "node-2"): "controller", ("node-3", "node-0"): "controller"}
-        until(lambda: run.ways() == between, "both edges between the homes are relayed")
-        status = run.goes_on("between two homes")
+def test_run_in_three_networks_survives_board_router_and_controller(fleet: Fleet) -> None:
+    """Two boards in each of two homes, and one in a third network. Carriers translate the addresses of two networks."""
+    with Homes(Home(2), Home(2, behind_carrier=True), Home(1, behind_carrier=True)) as homes:
+        run = Run(fleet, homes, (1, 2, 3, 4, 5), "--relay", rounds=200_000, evict_after_s=10)
+        between = {("node-1", "node-2"), ("node-3", "node-4"), ("node-4", "node-0")}
+        until(lambda: run.ways() == dict.fromkeys(between, "controller"), "the edges between networks are relayed")
+        status = run.goes_on("between three networks")
         assert status["links"] == []
-        assert {relayed["node"] for relayed in status["relayed"]} == {f"node-{i}" for i in range(4)}
+        assert {relayed["node"] for relayed in status["relayed"]} == {f"node-{i}" for i in range(5)}
         shown = run.command("topology", "show")
         assert "Relayed by controller" in shown
         assert "node-1 → node-2: relayed by controller, " in shown and "node-0 → node-1: direct, " in shown
 
         run.boards[3].kill()
-        until(lambda: len(run.status()["record"]["members"]) == 3, "the dead board is evicted")
-        run.goes_on("of three boards")
+        until(lambda: len(run.status()["record"]["members"]) == 4, "the dead board is evicted")
+        run.goes_on("of four boards")
         run.boards[3] = run.start_board(3)
         run.boards[3].logs("fetched the model")
-        until(lambda: len(run.status()["record"]["members"]) == 4, "the board is back")
-        run.goes_on("of four boards")
+        until(lambda: len(run.status()["record"]["members"]) == 5, "the board is back")
+        run.goes_on("of five boards")
 
         homes.restart_router(0)
         run.goes_on("with another public address")
@@ -110,7 +121,7 @@ def test_run_in_two_homes_survives_board_router_and_controller(fleet: Fleet) -> 
         run.controller = run.start_controller()
         run.controller.logs("controller ready")
         run.goes_on("with the controller that is back")
-        assert len(run.status()["record"]["members"]) == 4
+        assert len(run.status()["record"]["members"]) == 5
         run.stop()
 
 
