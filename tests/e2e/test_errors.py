@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -177,12 +175,18 @@ def test_damaged_checkpoint_is_skipped_by_name(fleet: Fleet) -> None:
 # --- help -----------------------------------------------------------------------------------------------
 
 
+HELP = """
+import sys
+before = set(sys.modules)
+from edgenode.cli import group
+group(["--help"], standalone_mode=False)
+packages = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(packages - sys.stdlib_module_names), file=sys.stderr)
+"""
+
+
 def test_help_is_instant() -> None:
-    command = [sys.executable, "-m", "edgenode", "--help"]
-    processor_s = []
-    for _ in range(5):
-        before = os.times()
-        subprocess.run(command, check=True, capture_output=True)
-        after = os.times()
-        processor_s.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert statistics.median(processor_s) < 0.2  # and little else: it does not wait
+    """It imports nothing that takes long, as torch, grpc and pydantic do."""
+    process = subprocess.run([sys.executable, "-c", HELP], check=True, capture_output=True, text=True)
+    assert "Usage: " in process.stdout
+    assert process.stderr.split() == ["click", "edgenode"]
