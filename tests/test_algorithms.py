@@ -82,9 +82,9 @@ def play(learners: list[VectorLearner], graph: str, rounds: range, step: Step = 
             )
             pushed[name] = t, digraph.weight(name), u, data
         for name, learner in zip(known, learners, strict=True):
-            learner.mix_round(
-                digraph.weight(name), [learner.read(*pushed[peer]) for peer in digraph.in_neighbours(name)]
-            )
+            senders = digraph.in_neighbours(name)
+            received = [learner.read(*pushed[sender]) for sender in senders]
+            learner.mix_round(digraph.weight(name), received, sum(sender < name for sender in senders))
         yield np.stack([learner.model() for learner in learners]).astype(np.float64)
 
 

@@ -197,11 +197,9 @@ def _play(
             pushed[node] = learner.compress_update(t, update)
         before = _mass(learners.values())
         for node, learner in learners.items():
-            received = [
-                learner.read(t, digraph.weight(peer, node), pushed[peer][1], pushed[peer][0])
-                for peer in digraph.in_neighbours(node)
-            ]
-            learner.mix_round(digraph.weight(node), received)
+            senders = digraph.in_neighbours(node)
+            received = [learner.read(t, digraph.weight(peer, node), pushed[peer][1], pushed[peer][0]) for peer in senders]
+            learner.mix_round(digraph.weight(node), received, sum(peer < node for peer in senders))
         change = np.abs(_mass(learners.values()) - before)
         lost = change[_LAYOUT.size :].max() if outer_steps else change.max()
         assert lost < 1e-3, f"round {t} changes the sum of x or u over all nodes by {lost:.3g}"

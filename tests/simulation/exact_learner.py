@@ -150,7 +150,7 @@ class ExactLearner:
     def give(self, self_weight: float) -> None:
         self._add(self._sent[self._unmixed[-1]], -self.eta * (1 - _exact(self_weight)))
 
-    def mix_round(self, self_weight: float, received: Sequence[_Contribution | _Parts]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[_Contribution | _Parts], place: int = 0) -> None:
         if not self._unmixed:
             raise LocalProtocolError("mix_round before compress_update")
         t = self._unmixed.popleft()

@@ -83,7 +83,7 @@ class ExchangeLearner:
     def give(self, self_weight: float) -> None:
         raise LocalProtocolError("an exchange has no overlap")
 
-    def mix_round(self, self_weight: float, received: Sequence[tuple[Number, Number]]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[tuple[Number, Number]], place: int = 0) -> None:
         self.change = _exact(self_weight) * self._own + sum((w * c for w, c in received), mpq())
         self.x = self.start_x + RATE * (self.change + MOMENTUM * (self.change + MOMENTUM * self.momentum))
 

@@ -99,9 +99,9 @@ class TrackedVectorLearner(VectorLearner):
         self.steps["half", t] = self.mass()
         return message
 
-    def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[Contribution], place: int = 0) -> None:
         mixed = self._unmixed[0] + 1
-        super().mix_round(self_weight, received)
+        super().mix_round(self_weight, received, place)
         self.steps["mixed", mixed] = self.mass()
 
     def undo_push(self, t: int, weight: float) -> None:

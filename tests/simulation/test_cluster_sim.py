@@ -406,10 +406,10 @@ def test_transcript_does_not_depend_on_the_hash_seed() -> None:
 class Leaky(ExactLearner):
     """A learner that debits x-hat instead of its compressed message, which breaks conservation."""
 
-    def mix_round(self, self_weight: float, received: Any) -> None:
+    def mix_round(self, self_weight: float, received: Any, place: int = 0) -> None:
         t = self._unmixed[0]
         self._sent[t] = replace(self._sent[t], x=self.x.copy())
-        super().mix_round(self_weight, received)
+        super().mix_round(self_weight, received, place)
 
 
 def test_missing_mass_is_detected() -> None:

@@ -65,16 +65,18 @@ def take_outer_step(state: State, own: Sent, self_weight: float, received: Seque
     """DiLoCo (Douillard et al. 2023, Algorithm 1), the outer step, which is the same at all nodes.
 
     The outer gradient is the mean of all changes, Delta. The outer optimiser is SGD with Nesterov momentum: m = mu m +
-    Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and receive the same messages, so x and m
-    differ by rounding only. Each node has its own rest.
+    Delta, x += eta (Delta + mu m). All nodes begin with the same x and m, and add up the same messages in sender order,
+    so x and m are the same to the bit. Each node has its own rest.
 
     If an exchange takes several rounds, Delta is a mean of some changes until the last. x is then the step with these,
     and each round replaces it.
     """
     start, momentum, change = state.kept["start"], state.kept["momentum"], state.kept["change"]
     change[:] = 0
+    for contribution in received[: own.place]:
+        contribution.payload.add_to(change, contribution.weight)
     own.payload.add_to(change, self_weight)
-    for contribution in received:
+    for contribution in received[own.place :]:
         contribution.payload.add_to(change, contribution.weight)
     step = np.float32(MOMENTUM) * momentum
     step += change

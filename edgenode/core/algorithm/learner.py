@@ -116,11 +116,12 @@ class Learner(Protocol[C]):
         """Take what the receivers get out of x and u, in the round of the last `compress_update`."""
         ...
 
-    def mix_round(self, self_weight: float, received: Sequence[C]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[C], place: int = 0) -> None:
         """Mix the oldest round that is not mixed, with the contributions in sender order.
 
         Args:
             self_weight: the share of its message that the node keeps, or 1 if it has given the rest already.
+            place: the number of contributions whose senders come before this node.
         """
         ...
 
@@ -302,7 +303,7 @@ class VectorLearner:
         give_shares(self.state.part(own.block), own, self_weight)
         self._trained.leave_if_biased()
 
-    def mix_round(self, self_weight: float, received: Sequence[Contribution]) -> None:
+    def mix_round(self, self_weight: float, received: Sequence[Contribution], place: int = 0) -> None:
         if not self._unmixed:
             raise LocalProtocolError("mix_round before compress_update")
         t = self._unmixed.popleft()
@@ -310,7 +311,7 @@ class VectorLearner:
             self._last_phase.mix(self._transfer, [(c.transfer, c.payload, c.u) for c in received if c.transfer])
             self._transfer = None
             return
-        self.state.round, own = t, self._sent.unmixed(t)
+        self.state.round, own = t, replace(self._sent.unmixed(t), place=place)
         exchanged = [c for c in received if c.weight != 1.0]
         self.algorithm_spec.rule.mix(self.state.part(own.block), own, self_weight, exchanged)
         for contribution in received:

@@ -125,12 +125,14 @@ class Sent:
         u: the push-sum weights that were pushed with it.
         averaging_rate: eta of its round.
         block: the block of the model that it encodes, or None for all of it.
+        place: the number of contributions before it in sender order, when it is mixed.
     """
 
     payload: Payload
     u: Weights
     averaging_rate: float
     block: int | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
