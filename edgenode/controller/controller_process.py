@@ -32,6 +32,7 @@ from edgenode.controller.audit import Audit
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.enrolment import Enrolment, invite_first
 from edgenode.controller.failure_detector import FailureDetector
+from edgenode.controller.observations import Observations
 from edgenode.controller.operator_service import OperatorService
 from edgenode.controller.order_log import log_order
 from edgenode.controller.page_server import Page
@@ -111,7 +112,8 @@ class Controller:
         post = self._mailbox.put_nowait
         cluster, shared, security = config.run.cluster, config.shared(), self._security
         identity = self._identity = Identity(cluster, "controller", config.digest(), config=shared, security=security)
-        self._relay = ControllerRelay(options, identity, self.cluster, self._name_relays)
+        self._relay = ControllerRelay(options, identity, self.cluster, self._send)
+        self._observations = Observations(self.cluster, self._send)
         self._failure_detector = FailureDetector(config, identity, self.cluster, self.nodes, post, self._relay.probe)
         self._page = Page(options, self._enrolment, lambda: self.operator_service.status())  # noqa: PLW0108 - made next
         self._audit = Audit(options.state_dir)
@@ -215,6 +217,7 @@ class Controller:
     def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Return the named tasks that run next to the owner task until the run is over."""
         yield "failure detector", self._failure_detector.watch()
+        yield "observed addresses", self._observations.run()
         yield "feed", self._page.feed.run()
         yield "history", self._recorder.record()
         yield "tracking", self._tracking.run()
@@ -260,7 +263,8 @@ class Controller:
             await self._perform_all(actions)
             self._plan_log.update()
             if isinstance(event, Reported) and isinstance(event.report, Join):
-                self._name_relays(event.node)
+                self._relay.name_to(event.node)
+                self._observations.name_to(event.node)
             if _changes_link(event):
                 for wait in standbys(self.cluster.state, self._failure_detector.probation.waiting()):
                     self._send(wait.node, wait.order)
@@ -312,12 +316,6 @@ class Controller:
                 self._recorder.note(event)
             case _:
                 assert_never(action)
-
-    def _name_relays(self, *nodes: str) -> None:
-        """Send the addresses of the relays to some nodes, or to all."""
-        if (order := self._relay.registry.order).relays:
-            for node in nodes or self.cluster.state.membership.present:
-                self._send(node, order)
 
     def _send(self, node: str, order: Order) -> None:
         if self._link_changes[node]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from edgenode.addresses import join_address
 from edgenode.controller.controller_options import ControllerOptions
 from edgenode.core.protocol.controller.cluster import Cluster
+from edgenode.core.protocol.orders import Order
 from edgenode.core.protocol.status import Relayed
 from edgenode.errors import TransportError
 from edgenode.net import relay_registry, relay_server
@@ -31,7 +32,7 @@ class ControllerRelay:
     """The relay of one controller.
 
     Args:
-        changed: called when there are other relays than before.
+        send: takes (node, order).
 
     Attributes:
         server: the service.
@@ -39,15 +40,15 @@ class ControllerRelay:
     """
 
     def __init__(
-        self, options: ControllerOptions, identity: Identity, cluster: Cluster, changed: Callable[[], None]
+        self, options: ControllerOptions, identity: Identity, cluster: Cluster, send: Callable[[str, Order], None]
     ) -> None:
-        self._identity, self._cluster, self._own = identity, cluster, ""
+        self._identity, self._cluster, self._send, self._own = identity, cluster, send, ""
         limits = ANY_MEMBER
         if options.relay:
             most = None if options.relay_gb is None else round(options.relay_gb * 1e9)
             limits = RelayLimits(HOSTED_CALLS, HOSTED_OF_A_MEMBER, most_bytes=most)
         self.server = RelayServer(identity, self.address_of, self._is_known, limits, hosts=options.relay)
-        self.registry = RelayRegistry(self._nodes, lambda: cluster.state.revoked, changed)
+        self.registry = RelayRegistry(self._nodes, lambda: cluster.state.revoked, self.name_to)
 
     @property
     def services(self) -> Services:
@@ -65,6 +66,12 @@ class ControllerRelay:
         """What each node has sent by this controller, and by its relays."""
         own = (replace(one, relay=CONTROLLER.name) for one in self.server.traffic.relayed)
         return (*own, *self.registry.traffic)
+
+    def name_to(self, *nodes: str) -> None:
+        """Name the relays to some nodes, or to all."""
+        if (order := self.registry.order).relays:
+            for node in nodes or self._cluster.state.membership.present:
+                self._send(node, order)
 
     def listens(self, host: str, port: int) -> None:
         """The server of the controller listens."""

@@ -15,6 +15,7 @@ from edgenode.core.protocol.orders import Hello, Join, LaterReport, Order, Progr
 from edgenode.core.protocol.status import NodeStatus
 from edgenode.errors import NotAdmitted, RemoteProtocolError, TransportError
 from edgenode.net.known_relays import KnownRelays
+from edgenode.net.observed_addresses import ObservedAddresses
 from edgenode.net.order_wire import ORDERS, REPORTS, join_to_wire, order_has_records, progress_to_wire
 from edgenode.net.proto import control_pb2, control_pb2_grpc
 from edgenode.net.retry import Backoff, Outage, stay_connected
@@ -39,6 +40,7 @@ class ControlLink:
         target: host:port of the controller that was dialled last, or "".
         connected: set while the controller's orders arrive.
         relays: the relays that the controller has named.
+        observed: where it sees other nodes.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ControlLink:
         self._outage = Outage(lambda since_s, why: log.warning("cannot reach the controller", since_s=since_s, why=why))
         self.connected = asyncio.Event()
         self.relays = KnownRelays()
+        self.observed = ObservedAddresses(identity.node)
 
     def progress(self, progress: Progress, status: NodeStatus) -> None:
         """Report how far the node is. It replaces an older report that was not sent yet."""
@@ -138,6 +141,7 @@ class ControlLink:
             if isinstance(order, Hello):  # the address that was dialled is known to be reachable
                 order = replace(order, leadership=replace(order.leadership, address=self.target))
             self.relays.take(order)
+            self.observed.take(order)
             if order is not None:
                 self._ordered(order)
             self.connected.set()

@@ -32,6 +32,7 @@ from edgenode.net.faults import Faults
 from edgenode.net.front import peer_of
 from edgenode.net.limited_log import limited
 from edgenode.net.newest import NewestCalls
+from edgenode.net.observed_addresses import observed_address
 from edgenode.net.order_wire import ORDERS, join_from_wire, report_from_wire, report_has_records
 from edgenode.net.peer_calls import Probe, direct_probe
 from edgenode.net.proto import control_pb2, control_pb2_grpc
@@ -161,7 +162,8 @@ class ControlServer(control_pb2_grpc.ControlServiceServicer):
         name = self._identity.check(first.identity, peer_of(context)).node
         require_name(context, name)
         claimed = await parsed(join_from_wire, first, bool(first.saved.records))
-        return name, replace(claimed, key=key_of_caller(context))
+        observed = observed_address(claimed.address, peer_of(context))
+        return name, replace(claimed, key=key_of_caller(context), observed=observed)
 
     async def _wait_for_turn(self, node: str, most: int) -> None:
         """Wait until fewer than ``most`` reports of a node wait."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgenode.core import canonical
-from edgenode.core.protocol import orders, relays
+from edgenode.core.protocol import observed, orders, relays
 from edgenode.core.protocol.controller.links import MOST_LINKS
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import MAX_MEMBERS, Record
@@ -53,6 +53,7 @@ _RELAY = message(
     address=judged(address_from_wire),
     key=judged(lambda key: key_id_from_wire(key) if key else ""),
 )
+_OBSERVED = message(observed.ObservedAddress, pb.ObservedAddress, node=NAME, address=judged(address_from_wire))
 _FENCE = message(orders.Fence, pb.Fence, evicted=a_set(NAME, MAX_MEMBERS), run_id=LINE, signature=LINE)
 _FENCE_ANSWER = message(
     orders.FenceAnswer,
@@ -87,6 +88,7 @@ ORDERS: Converter[orders.Order | None, pb.AttendResponse] = one_of(
     restart=message(orders.Restart, pb.Restart, reason=REASON),
     ended=message(orders.Ended, pb.Ended, node=NAME),
     relays=message(relays.Relays, pb.Relays, relays=each(_RELAY, MOST_RELAYS)),
+    observed=message(observed.Observed, pb.Observed, addresses=each(_OBSERVED, MAX_MEMBERS)),
     abort=_ABORT,
 )
 """An order of a kind that this version does not know is None."""

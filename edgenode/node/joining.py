@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from edgenode.addresses import join_address
+from edgenode.core.protocol.observed import Observed
 from edgenode.core.protocol.orders import (
     Abort,
     Ended,
@@ -255,7 +256,7 @@ class ControllerBootstrap:
             case Standby(present, missing):
                 self._show_wait(f"waiting for {missing} more (connected: {', '.join(present)})")
                 log.info("waiting for nodes", present=list(present), missing=missing)
-            case Refuse() | Relays():
+            case Refuse() | Relays() | Observed():
                 pass  # the link acts on it
             case Ended(node) if node == self._options.name:
                 self.all_ended.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from edgenode.controller.controller_options import ControllerOptions
 from edgenode.controller.relay import ControllerRelay
 from edgenode.core.protocol.controller.cluster import Cluster
 from edgenode.core.protocol.events import Reported
-from edgenode.core.protocol.orders import Join, Leadership
+from edgenode.core.protocol.orders import Join, Leadership, Order
+from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.protocol.status import Relayed
 from edgenode.core.topology.period import DataSize
 from edgenode.net.relay_client import Inbound, Relay, wait_at
@@ -27,19 +28,23 @@ ANY, NOBODY = "127.0.0.1:0", "127.0.0.1:1"
 
 
 @asynccontextmanager
-async def a_controller(folder: Path, hosts: bool = False) -> AsyncIterator[tuple[ControllerRelay, str]]:
+async def a_controller(
+    folder: Path, hosts: bool = False, send: Callable[[str, Order], None] = lambda node, order: None
+) -> AsyncIterator[tuple[ControllerRelay, str]]:
     config = Config()
     cluster = Cluster(factory.run_spec(config), Leadership(0))
     cluster.handle(Reported("n0", Join(NOBODY, config.digest(), DataSize(8, 1), process="p")))
     options = ControllerOptions(config, ANY, folder, insecure=True, relay=hosts)
-    relay = ControllerRelay(options, Identity("home", "controller", "run"), cluster, lambda: None)
+    relay = ControllerRelay(options, Identity("home", "controller", "run"), cluster, send)
     async with serving(ANY, relay.services, 0.0) as port:
         relay.listens("127.0.0.1", port)
         yield relay, f"127.0.0.1:{port}"
 
 
 async def test_controller_reaches_a_node_that_waits_at_a_relay(tmp_path: Path) -> None:
-    async with a_controller(tmp_path) as (controller, target), Receiver(Identity("home", "n0", "run")).up() as address:
+    named = list[tuple[str, Order]]()
+    began = a_controller(tmp_path, send=lambda *one: named.append(one))
+    async with began as (controller, target), Receiver(Identity("home", "n0", "run")).up() as address:
         assert await controller.probe(NOBODY, "n0", 1.0) is None and not controller.is_there
         fra = Identity("home", "fra", "")
         server, known = RelayServer(fra, lambda node: "", lambda node: node == "n0"), list[frozenset[str]]()
@@ -57,6 +62,7 @@ async def test_controller_reaches_a_node_that_waits_at_a_relay(tmp_path: Path) -
             try:
                 await until(lambda: server.is_waiting("n0") and controller.is_there and known)
                 assert known == [frozenset({"n0"})]
+                assert named == [("n0", Relays((RelayAddress("fra", at),)))]
                 found = await controller.probe(NOBODY, "n0", 1.0)
                 assert found is not None and found.node == "n0"
                 controller.server.traffic._bytes["n0"] = 7

@@ -18,6 +18,7 @@ from edgenode.core.algorithm.rounding import QUANTISE
 from edgenode.core.protocol import messages, orders
 from edgenode.core.protocol.events import Received
 from edgenode.core.protocol.member.node import Node
+from edgenode.core.protocol.observed import Observed, ObservedAddress
 from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.protocol.relays import RelayAddress, Relays
@@ -167,6 +168,7 @@ def _orders() -> list[Message]:
         orders.EvictionCommitted(plan(1).records[1:]), orders.LeaveRefused("no"), orders.Abort("nan"),
         orders.Revoked(frozenset({"0" * 64})), orders.Restart("no"), orders.Ended("n1"),
         Relays((RelayAddress("fra", "relay.example.org:7702", "0" * 64),)),
+        Observed((ObservedAddress("n1", "203.0.113.20:7600"), ObservedAddress("n2", "[2001:db8::5]:7600"))),
     ]  # fmt: skip
     return list(map(order_wire.ORDERS.to_wire, sent))
 

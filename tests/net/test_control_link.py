@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 
 from edgenode.core.protocol.events import Disconnected, Reported
+from edgenode.core.protocol.observed import Observed, ObservedAddress
 from edgenode.core.protocol.orders import (
     FenceAnswer,
     Halt,
@@ -71,6 +72,16 @@ async def test_hello_gets_the_address_that_was_dialled() -> None:
         controller.server.send("n0", Hello(Leadership(3, "beef", "0.0.0.0:7700"), paused=True))
         await until(lambda: bool(node.orders))
         assert node.orders == [Hello(Leadership(3, "beef", node.target), paused=True)]
+
+
+async def test_node_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_server, "peer_of", lambda context: "203.0.113.20:41234")
+    async with both() as (controller, node):
+        (event,) = controller.reported(Join)
+        assert event.report.observed == "203.0.113.20:7600"  # type: ignore[attr-defined]
+        controller.server.send("n0", Observed((ObservedAddress("n1", "203.0.113.21:7600"),)))
+        await until(lambda: bool(node.orders))
+        assert node.link.observed.of("n1") == "203.0.113.21:7600"
 
 
 async def test_pause_and_resume_arrive_in_order() -> None:

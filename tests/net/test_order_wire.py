@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenode.core.protocol.observed import Observed, ObservedAddress
 from edgenode.core.protocol.orders import (
     Abort,
     Accusation,
@@ -189,6 +190,7 @@ SENT_ORDERS: list[tuple[Order, str]] = [
     (Restart("no"), "6a040a026e6f"),
     (Ended("n1"), "72040a026e31"),
     (Relays((RelayAddress("fra", "h:1", "b"),)), "7a0f0a0d0a036672611203683a311a0162"),
+    (Observed((ObservedAddress("n1", "h:1"),)), "82010b0a090a026e311203683a31"),
 ]
 
 
@@ -251,6 +253,11 @@ def relays_order(**relay: str) -> control_pb2.AttendResponse:
     return control_pb2.AttendResponse(relays=control_pb2.Relays(relays=[control_pb2.RelayAddress(**relay)]))
 
 
+def observed_order(*nodes: str, address: str = "h:1") -> control_pb2.AttendResponse:
+    named = [control_pb2.ObservedAddress(node=node, address=address) for node in nodes]
+    return control_pb2.AttendResponse(observed=control_pb2.Observed(addresses=named))
+
+
 @pytest.mark.parametrize(
     ("order", "text"),
     [
@@ -269,6 +276,8 @@ def relays_order(**relay: str) -> control_pb2.AttendResponse:
         (relays_order(name="fra", address="h:0"), "an address is 'h:0'"),
         (relays_order(name="fra", address="h" * 300 + ":1"), "but it must be HOST:PORT"),
         (relays_order(name="fra", address="h:1", key="k"), "the id of a key is 64 hex digits"),
+        (observed_order("n 1"), "a process is named 'n 1'"),
+        (observed_order("n1", address="h:0"), "an address is 'h:0'"),
     ],
     ids=[
         "welcome",
@@ -283,6 +292,8 @@ def relays_order(**relay: str) -> control_pb2.AttendResponse:
         "no port",
         "no short address",
         "no key of a relay",
+        "no name of an observed node",
+        "no observed port",
     ],
 )
 def test_malformed_order_is_refused(order: control_pb2.AttendResponse, text: str) -> None:
@@ -325,6 +336,8 @@ def test_lists_and_texts_of_orders_have_a_limited_length() -> None:
     assert isinstance(standby, Standby) and len(standby.present) == 1024
     fence = ORDERS.from_wire(control_pb2.AttendResponse(fence=control_pb2.Fence(evicted=names, run_id="r" * 1000)))
     assert isinstance(fence, Fence) and (len(fence.evicted), len(fence.run_id)) == (1024, 255)
+    observed = ORDERS.from_wire(observed_order(*names))
+    assert isinstance(observed, Observed) and len(observed.addresses) == 1024
 
 
 def test_rounds_that_a_fence_answer_names_are_limited() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from edgenode.core.protocol.observed import Observed
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.relays import Relays
@@ -191,7 +192,7 @@ class Abort:
 
 Order = (
     Hello | Halt | Welcome | Refuse | Standby | Sponsor | Offer | Fence | EvictionCommitted | LeaveRefused | Revoked
-    | Restart | Ended | Relays | Abort
+    | Restart | Ended | Relays | Observed | Abort
 )  # fmt: skip
 
 # --- reports: node to controller --------------------------------------------------------------------
@@ -214,6 +215,7 @@ class Join:
         fence: the fence that the member stands behind, or None.
         follows: the controller of its last order, if it is in a run.
         key: the id of the key that the node has shown. It never travels.
+        observed: host:port where the controller sees it, if that may help peers, or "". It never travels.
     """
 
     address: str
@@ -228,6 +230,7 @@ class Join:
     key: str = ""
     workload: str = ""
     workload_digest: str = ""
+    observed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,7 +277,7 @@ class Accusation(_message.Message):
     def __init__(self, member: _Optional[str] = ..., incarnation: _Optional[int] = ..., round: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class AttendResponse(_message.Message):
-    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "leave_refused", "hello", "halt", "abort", "revoked", "restart", "ended", "relays")
+    __slots__ = ("welcome", "refusal", "offer", "standby", "fence", "eviction_committed", "sponsor", "leave_refused", "hello", "halt", "abort", "revoked", "restart", "ended", "relays", "observed")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +293,7 @@ class AttendResponse(_message.Message):
     RESTART_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     refusal: Refusal
     offer: Offer
@@ -308,7 +309,8 @@ class AttendResponse(_message.Message):
     restart: Restart
     ended: Ended
     relays: Relays
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., leave_refused: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., relays: _Optional[_Union[Relays, _Mapping]] = ...) -> None: ...
+    observed: Observed
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., offer: _Optional[_Union[Offer, _Mapping]] = ..., standby: _Optional[_Union[Standby, _Mapping]] = ..., fence: _Optional[_Union[Fence, _Mapping]] = ..., eviction_committed: _Optional[_Union[EvictionCommitted, _Mapping]] = ..., sponsor: _Optional[_Union[Sponsor, _Mapping]] = ..., leave_refused: _Optional[str] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., halt: _Optional[_Union[Halt, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., revoked: _Optional[_Union[Revoked, _Mapping]] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., relays: _Optional[_Union[Relays, _Mapping]] = ..., observed: _Optional[_Union[Observed, _Mapping]] = ...) -> None: ...
 
 class Relays(_message.Message):
     __slots__ = ("relays",)
@@ -325,6 +327,20 @@ class RelayAddress(_message.Message):
     address: str
     key: str
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class Observed(_message.Message):
+    __slots__ = ("addresses",)
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedCompositeFieldContainer[ObservedAddress]
+    def __init__(self, addresses: _Optional[_Iterable[_Union[ObservedAddress, _Mapping]]] = ...) -> None: ...
+
+class ObservedAddress(_message.Message):
+    __slots__ = ("node", "address")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    address: str
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("leadership", "paused", "revoked")
