@@ -198,7 +198,9 @@ def _play(
         before = _mass(learners.values())
         for node, learner in learners.items():
             senders = digraph.in_neighbours(node)
-            received = [learner.read(t, digraph.weight(peer, node), pushed[peer][1], pushed[peer][0]) for peer in senders]
+            received = [
+                learner.read(t, digraph.weight(peer, node), pushed[peer][1], pushed[peer][0]) for peer in senders
+            ]
             learner.mix_round(digraph.weight(node), received, sum(peer < node for peer in senders))
         change = np.abs(_mass(learners.values()) - before)
         lost = change[_LAYOUT.size :].max() if outer_steps else change.max()

@@ -122,7 +122,8 @@ class Rounds:
         if state.name not in state.plan.graph(state.round).leaving:  # a leaver's state has moved to its hand-off target
             contributions, accusations = self._inspect(received)
             # with an overlap, what the others get has left x already
-            kept, place = 1.0 if state.lag.overlap else self._kept(state.round), sum(s < state.name for s, _ in received)
+            kept = 1.0 if state.lag.overlap else self._kept(state.round)
+            place = sum(sender < state.name for sender, _ in received)
             state.learner.mix_round(kept, contributions, place)
             actions += map(Report, accusations)
         state.kept_from = state.next_round - 1 - state.window
