@@ -6,6 +6,7 @@ of the path of the data, for members that have no shorter way. Relays (`edgenode
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -91,8 +92,16 @@ class ControllerRelay:
         return node in self._nodes()
 
     async def probe(self, address: str, node: str, timeout_s: float) -> Identity | None:
-        """The identity of the process at the address of a node, or of that which waits here. None if none answers."""
-        found = await probe(address, self._identity, timeout_s)
+        """The identity of the process at the address of a node. None if none answers.
+
+        If another one is there, or none: that of the node at its observed address, or at a relay where it waits.
+        """
+        joined = self._cluster.state.membership.present.get(node)
+        probes = [probe(address, self._identity, timeout_s)]
+        if joined is not None and joined.observed:
+            probes.append(probe(joined.observed, self._identity, timeout_s, node))
+        at_address, *observed = await asyncio.gather(*probes)
+        found = next((one for one in (at_address, *observed) if one and one.is_of(self._identity, node)), at_address)
         own = [Relay(CONTROLLER.name, self._own, CONTROLLER.dns_name)] if self.server.is_waiting(node) else []
         relays = [*own, *self.registry.connected]
         if (found and found.is_of(self._identity, node)) or not relays:

@@ -2,6 +2,9 @@
 
 Probes continue while pushes go through a relay, and while the graphs do without the link. They become rare: one after
 2 s, the next after 4 s, and so on up to one in 30 s.
+
+A receiver may also answer where the controller sees it. That address is probed with the own one, the first time at
+once, and dialled after a probe has succeeded: routers forward few ports, and drop the rest without a word.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from edgenode.core.protocol.orders import BlockedLink
 from edgenode.core.protocol.status import OpenLink, Way
 from edgenode.errors import EdgenodeError
 from edgenode.net.link_meter import LinkMeter, measuring
-from edgenode.net.peer_calls import reach
+from edgenode.net.peer_calls import reach_any
 from edgenode.net.wire import Identity
 
 log = structlog.get_logger()
@@ -40,6 +43,7 @@ class _Outage:
         by: the relay in use, or "".
         waits: the receiver waits there for connections, so that the link is no blocked one.
         probe_at: when it is tried next.
+        observed: the observed address that has been tried, or "".
     """
 
     since: float
@@ -49,6 +53,7 @@ class _Outage:
     waits: bool = False
     wait_s: float = _FIRST_PROBE_S
     probe_at: float = 0.0
+    observed: str = ""
 
 
 class LinkWatch:
@@ -57,6 +62,7 @@ class LinkWatch:
     Args:
         target_of: returns (host:port, incarnation) of a receiver, or None for what is not a member.
         now: the monotonic clock.
+        observed_of: returns the address at which the controller sees a receiver, or "".
     """
 
     def __init__(
@@ -64,8 +70,10 @@ class LinkWatch:
         identity: Identity,
         target_of: Callable[[str], tuple[str, int] | None],
         now: Callable[[], float] = time.monotonic,
+        observed_of: Callable[[str], str] = lambda to: "",
     ) -> None:
-        self._identity, self._target_of, self._now = identity, target_of, now
+        self._identity, self._target_of, self._now, self._observed_of = identity, target_of, now, observed_of
+        self._found: dict[str, str] = {}  # observed addresses at which receivers have answered
         self._outages: dict[str, _Outage] = {}
         self._meters: dict[str, LinkMeter] = {}
         self._tried: set[str] = set()  # receivers that answered since they failed last
@@ -74,9 +82,12 @@ class LinkWatch:
 
     def failed(self, to: str, address: str, why: str, for_s: float = 0.0) -> None:
         """A direct attempt failed, and the link had done nothing for ``for_s`` before."""
-        now = self._now()
+        if address != self._found.get(to, address):
+            return  # a probe has found the receiver elsewhere meanwhile
+        now, found = self._now(), self._found.pop(to, "")
         self._tried.discard(to)
-        outage = self._outages.setdefault(to, _Outage(now - for_s, address, why, probe_at=now + _FIRST_PROBE_S))
+        new = _Outage(now - for_s, address, why, probe_at=now + _FIRST_PROBE_S, observed=found)
+        outage = self._outages.setdefault(to, new)
         outage.address, outage.why = address, why or "unknown"
 
     def relayed(self, to: str, by: str, waits: bool = False) -> None:
@@ -107,7 +118,12 @@ class LinkWatch:
     def forget(self, to: str) -> None:
         """A node is not a receiver any more."""
         self._outages.pop(to, None)
+        self._found.pop(to, None)
         self._tried.discard(to)
+
+    def found(self, to: str) -> str:
+        """The address besides its own at which a receiver has answered, or ""."""
+        return self._found.get(to, "")
 
     def failing_s(self, to: str) -> float:
         """The seconds since a receiver could be reached directly. 0 if it can."""
@@ -151,23 +167,31 @@ class LinkWatch:
         """Probe what does not work, until cancelled."""
         while True:
             await asyncio.sleep(_CHECK_EVERY_S)
-            for to in [to for to in self._known() if self._outages[to].probe_at <= self._now()]:
-                await self._probe(to)
+            for to in [to for to in self._known() if self._is_due(to, self._outages[to])]:
+                if (outage := self._outages.get(to)) is not None:  # it may have ended during another probe
+                    await self._probe(to, outage)
 
-    async def _probe(self, to: str) -> None:
-        outage, target = self._outages[to], self._target_of(to)
-        if target is None:
+    def _is_due(self, to: str, outage: _Outage) -> bool:
+        return outage.probe_at <= self._now() or self._observed_of(to) not in ("", outage.observed)
+
+    async def _probe(self, to: str, outage: _Outage) -> None:
+        if (target := self._target_of(to)) is None:
             self.forget(to)
             return
+        outage.observed = self._observed_of(to)
+        addresses = [target[0], outage.observed] if outage.observed else [target[0]]
         try:
-            await reach(target[0], to, self._identity, _PROBE_S)
+            reached = await reach_any(addresses, to, self._identity, _PROBE_S)
         except EdgenodeError as exc:
             outage.why, outage.address = str(exc), target[0]
             outage.wait_s = min(2 * outage.wait_s, _LAST_PROBE_S)
             outage.probe_at = self._now() + outage.wait_s
             return
-        self.works(to)
-        self.works_again(to)
+        if self._outages.get(to) is outage:
+            if reached != target[0]:
+                self._found[to] = reached
+            self.works(to)
+            self.works_again(to)
 
     def _known(self) -> list[str]:
         """The receivers with an outage. A link that the plan does without counts as one until it is tried."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ import grpc.aio
 from edgenode.addresses import split_address
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import RemoteProtocolError, TransportError
+from edgenode.errors import EdgenodeError, RemoteProtocolError, TransportError
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.reasons import failure
 from edgenode.net.retry import CONNECT_S, PATIENT_CONNECT_S, Backoff, Outage, retry
@@ -115,6 +115,23 @@ async def reach(target: str, to: str, identity: Identity, timeout_s: float) -> N
         raise failure("", exc) from exc
     if reply.identity.node != to:
         raise RemoteProtocolError(f"{target} is another node")
+
+
+async def reach_any(addresses: Sequence[str], to: str, identity: Identity, timeout_s: float) -> str:
+    """The first of the addresses of a node at which `reach` succeeds. All are tried at once.
+
+    Raises:
+        EdgenodeError: it succeeds at none. The text gives the reason for each, the first without its address.
+    """
+    tried = (reach(address, to, identity, timeout_s) for address in addresses)
+    errors = await asyncio.gather(*tried, return_exceptions=True)
+    for address, error in zip(addresses, errors, strict=True):
+        if error is None:
+            return address
+        if len(errors) == 1 or not isinstance(error, EdgenodeError):
+            raise error
+    further = (f"at {address}: {error}" for address, error in zip(addresses[1:], errors[1:], strict=True))
+    raise TransportError("; ".join([str(errors[0]), *further]))
 
 
 def _to_node(target: str, identity: Identity, node: str, connect_s: float) -> grpc.aio.Channel:

@@ -159,7 +159,7 @@ class PeerLink:
         attempt = next(self._attempts)
         if not peer.addresses:
             raise TransportError(f"no address of {self.to} is known yet")
-        target = peer.addresses[attempt % len(peer.addresses)]
+        target = (self._watch.found(self.to) if self._watch else "") or peer.addresses[attempt % len(peer.addresses)]
         began = self._answered_at = time.monotonic()
         try:
             await self._converse(target, peer)

@@ -238,13 +238,14 @@ def relays_of(link: ControlLink | None) -> list[Relay]:
 async def ask(
     node: str,
     addresses: Sequence[str],
-    relays: Sequence[Relay],
+    link: ControlLink | None,
     security: Security,
     call: Callable[[str], Awaitable[T]],
 ) -> T:
-    """The result of a call to a node: at one of its addresses, or else at a relay where it waits.
+    """The result of a call to a node: at one of its addresses, or else at a relay where it waits, or as it is observed.
 
     Args:
+        link: the link to the controller, if there is one. It knows the relays, and where the controller sees the node.
         call: takes host:port.
 
     Raises:
@@ -256,7 +257,10 @@ async def ask(
             return await call(address)
         except TransportError as exc:
             error = exc
-    for relay in relays:
+    for relay in relays_of(link):
         with suppress(TransportError):
             return await called_by(relay, security, node, call)
+    if link is not None and (observed := link.observed.of(node)):  # last: a router drops what it does not forward
+        with suppress(TransportError):
+            return await call(observed)
     raise error

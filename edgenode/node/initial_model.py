@@ -22,7 +22,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.errors import RemoteProtocolError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_calls import fetch_model
-from edgenode.net.relay_client import ask, relays_of
+from edgenode.net.relay_client import ask
 from edgenode.net.retry import Backoff, Outage, retry
 from edgenode.net.wire import Identity
 from edgenode.storage.checkpoints import Arrays
@@ -66,7 +66,7 @@ async def fetch_initial(
 
     Args:
         node: the name of the first member.
-        link: the link to the controller, which names the relays where it may wait if it cannot be dialled.
+        link: the link to the controller, which names further ways to it if it cannot be dialled.
 
     Raises:
         TransportError: the first member did not answer for ``wait_s``.
@@ -79,7 +79,7 @@ async def fetch_initial(
         return await fetch_model(address, identity, 2 * len(own), _FETCH_S, digest, node)
 
     async def attempt() -> bytes:
-        return await ask(node, addresses, relays_of(link), identity.security, fetch)
+        return await ask(node, addresses, link, identity.security, fetch)
 
     outage = Outage(lambda since_s, why: log.info("waiting for the first node's model", why=why), _FIRST_LOG_S)
     raw = await retry(attempt, outage, _BACKOFF, wait_s)

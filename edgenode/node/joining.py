@@ -49,7 +49,7 @@ from edgenode.net.control_client import ControlLink
 from edgenode.net.dialling import first_to_answer, ipv4_first
 from edgenode.net.interfaces import WILDCARDS, addresses_to_announce, interfaces_for
 from edgenode.net.peer_calls import fetch_model, probe
-from edgenode.net.relay_client import ask, relays_of
+from edgenode.net.relay_client import ask
 from edgenode.net.rpc import accepts, address_towards
 from edgenode.net.wire import PROTOCOL, Identity
 from edgenode.node.background import in_background
@@ -134,8 +134,7 @@ class ModelFetcher:
         async def fetch(address: str) -> bytes:
             return await fetch_model(address, identity, most, _FETCH_S, node=sponsor.name)
 
-        relays = relays_of(self._link)
-        return await ask(sponsor.name, (sponsor.address,), relays, identity.security, fetch)
+        return await ask(sponsor.name, (sponsor.address,), self._link, identity.security, fetch)
 
     async def _reach(self, sponsor: Sponsor) -> None:
         members = dict(zip(sponsor.names, sponsor.others, strict=False))
@@ -152,7 +151,7 @@ class ModelFetcher:
                 raise TransportError("it does not answer")
 
         with suppress(TransportError):
-            await ask(node, (address,), relays_of(self._link), identity.security, call)
+            await ask(node, (address,), self._link, identity.security, call)
             return True
         return False
 

@@ -4,7 +4,8 @@
    that is lost is replaced by another at which both ends are.
 2. It waits at an in-neighbour from which no push arrives, and at one whose pushes come by way of a relay. If that
    works, the sender uses the connection that this node has opened: the pair needs no third process, and one side that
-   can be dialled is enough. It stays there until the sender dials this node directly.
+   can be dialled is enough. It stays there until the sender dials this node directly. Like a receiver, the in-neighbour
+   may also answer where the controller sees it.
 3. Members may wait at it in turn. Its own pushes to them use its own relay like any other.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from math import inf
 
 import structlog
@@ -20,6 +22,7 @@ from edgenode.addresses import join_address
 from edgenode.errors import EdgenodeError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.interfaces import WILDCARDS
+from edgenode.net.peer_calls import reach_any
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_client import Inbound, Relay, controller_as_relay, relay_processes, wait_at
 from edgenode.net.relay_server import RelayServer
@@ -32,6 +35,7 @@ log = structlog.get_logger()
 _CHECK_EVERY_S = 0.5
 _MISSING_S = 3.0  # a sender that starts again is back by then
 _FIRST_WAIT_S, _LAST_WAIT_S = 1.0, 30.0
+_REACH_S = 2.0
 
 
 class Meeting:
@@ -122,13 +126,25 @@ class Meeting:
         while True:
             began = time.monotonic()
             try:
-                await wait_at(relay, self._identity, self._inbound, met)
+                await wait_at(await self._reachable(relay), self._identity, self._inbound, met)
             except EdgenodeError as exc:
                 log.debug("cannot wait at a relay", relay=relay.name, reason=str(exc))
             finally:
                 self._met.pop(relay.name, None)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
+
+    async def _reachable(self, relay: Relay) -> Relay:
+        """A relay at the address where it answers.
+
+        Raises:
+            EdgenodeError: it has several, and answers at none.
+        """
+        observed = self._routes.observed_of(relay.name) if self._routes is not None else ""
+        if not observed:
+            return relay
+        addresses = (relay.address, observed)
+        return replace(relay, address=await reach_any(addresses, relay.name, self._identity, _REACH_S))
 
     @staticmethod
     def _relay(node: str, address: str) -> Relay:

@@ -166,9 +166,8 @@ class NodeProcess:
         async with in_background(controller.link.run(), "link to the controller"):
             start = await controller.wait_for_start()
             try:
-                runner = await self._prepare(
-                    start, PeerDirectory(discovery=discovery), controller.mailbox, controller.link
-                )
+                directory = PeerDirectory(discovery=discovery, observed=controller.link.observed.of)
+                runner = await self._prepare(start, directory, controller.mailbox, controller.link)
                 controller.node_runs(lambda: runner.progress.snapshot)
                 self._link = controller.link
                 if threading.current_thread() is threading.main_thread():

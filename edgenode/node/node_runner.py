@@ -90,7 +90,7 @@ class NodeRunner:
         self.replica, self._worker, self._server = replica, worker, server
         self._mailbox, self._link = mailbox, link
         self.routes = Routes(replica.name, directory, lambda: self.progress.snapshot, replica.node.state.window)
-        self._watch = LinkWatch(server.identity, self.routes.target_of)
+        self._watch = LinkWatch(server.identity, self.routes.target_of, observed_of=self.routes.observed_of)
         self._watch.left_out = self.routes.left_out
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, config.run, server.faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,12 @@ class PeerDirectory:
     Attributes:
         fixed: host:port of each fixed peer, where it answered. No other address counts for such a peer.
         discovery: mDNS, if this node uses it.
+        observed: returns the address at which the controller sees a node, or "".
     """
 
     fixed: Mapping[str, str] = field(default_factory=dict)
     discovery: Discovery | None = None
+    observed: Callable[[str], str] = lambda node: ""
 
     def find(self, peer: str, plan: Plan, t: int = 0) -> PeerAddresses:
         """The addresses of a peer, the most likely one first: that of the plan, then those of mDNS.

@@ -48,6 +48,10 @@ class Routes:
         target = self.target_of(node)
         return target[0] if target else ""
 
+    def observed_of(self, node: str) -> str:
+        """The address at which the controller sees a node, or ""."""
+        return self._directory.observed(node)
+
     def all_addresses(self) -> list[str]:
         """Every address of every other member."""
         plan = self.snapshot().plan

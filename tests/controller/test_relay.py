@@ -29,11 +29,15 @@ ANY, NOBODY = "127.0.0.1:0", "127.0.0.1:1"
 
 @asynccontextmanager
 async def a_controller(
-    folder: Path, hosts: bool = False, send: Callable[[str, Order], None] = lambda node, order: None
+    folder: Path,
+    hosts: bool = False,
+    send: Callable[[str, Order], None] = lambda node, order: None,
+    observed: str = "",
 ) -> AsyncIterator[tuple[ControllerRelay, str]]:
     config = Config()
     cluster = Cluster(factory.run_spec(config), Leadership(0))
-    cluster.handle(Reported("n0", Join(NOBODY, config.digest(), DataSize(8, 1), process="p")))
+    join = Join(NOBODY, config.digest(), DataSize(8, 1), process="p", observed=observed)
+    cluster.handle(Reported("n0", join))
     options = ControllerOptions(config, ANY, folder, insecure=True, relay=hosts)
     relay = ControllerRelay(options, Identity("home", "controller", "run"), cluster, send)
     async with serving(ANY, relay.services, 0.0) as port:
@@ -72,6 +76,21 @@ async def test_controller_reaches_a_node_that_waits_at_a_relay(tmp_path: Path) -
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: not controller.is_there)
+
+
+async def test_controller_reaches_a_node_where_it_sees_it(tmp_path: Path) -> None:
+    n0, n1 = Receiver(Identity("home", "n0", "run")), Receiver(Identity("home", "n1", "run"))
+    async with n0.up() as address, n1.up() as other, a_controller(tmp_path, observed=address) as (controller, _):
+        for at in (NOBODY, other):  # in its own network, the controller may find another one at the address
+            found = await controller.probe(at, "n0", 1.0)
+            assert found is not None and found.node == "n0"
+        assert await controller.probe(NOBODY, "n1", 1.0) is None
+
+
+async def test_another_node_where_the_controller_sees_a_node_does_not_count(tmp_path: Path) -> None:
+    n1 = Receiver(Identity("home", "n1", "run"))
+    async with n1.up() as address, a_controller(tmp_path, observed=address) as (controller, _):
+        assert await controller.probe(NOBODY, "n0", 1.0) is None
 
 
 async def test_controller_that_hosts_needs_no_relay(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ class Sender:
     """n0, which dials ``address`` to reach n1 directly. Each look at its clock takes a second."""
 
     def __init__(self, address: str, *relays: Relay, identity: Identity = N0, keys: frozenset[str] = frozenset()):
-        self.address, self.answered, self._now = address, list[Answered](), 0.0
-        self.watch = LinkWatch(identity, lambda to: (self.address, 0), self._clock)
+        self.address, self.observed, self.answered, self._now = address, "", list[Answered](), 0.0
+        self.watch = LinkWatch(identity, lambda to: (self.address, 0), self._clock, lambda to: self.observed)
         self.link = PeerLink(
             "n1", identity, lambda: PeerAddresses((self.address,), keys=keys), self.answered.append,
             watch=self.watch, relays=lambda: relays,
@@ -110,6 +110,31 @@ async def test_sender_leaves_the_relay_when_the_receiver_can_be_reached(receiver
             assert sender.watch.blocked == ()
             receiver.answer(0)
             await until(lambda: len(sender.answered) == 1)
+
+
+async def test_sender_leaves_the_relay_for_where_the_controller_sees_the_receiver(receiver: Receiver) -> None:
+    async with receiver.up() as address, a_relay({"n1": address}) as relay:
+        sender = Sender(NOBODY, relay)
+        async with sender.running():
+            receiver.answers = False
+            sender.link.push(a_message(0))
+            await until(lambda: receiver.rounds == [0])
+            sender.observed = address  # its router has a new one
+            await until(lambda: receiver.rounds == [0, 0])  # the repeat comes directly
+            assert sender.watch.blocked == () and sender.watch.found("n1") == address
+            receiver.answer(0)
+            await until(lambda: len(sender.answered) == 1)
+
+
+async def test_sender_needs_no_relay_if_the_receiver_answers_where_it_is_seen(receiver: Receiver) -> None:
+    async with receiver.up() as address:
+        sender = Sender(NOBODY)
+        sender.observed = address
+        async with sender.running():
+            for t in range(3):
+                sender.link.push(a_message(t))
+            await until(lambda: len(sender.answered) == 3)
+    assert receiver.rounds == [0, 1, 2]
 
 
 async def test_relay_carries_tls_between_the_two_ends(receiver: Receiver) -> None:

@@ -9,9 +9,14 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from edgenode.addresses import split_address
+from edgenode.core.protocol.observed import Observed, ObservedAddress
+from edgenode.core.protocol.orders import Join
+from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.protocol.status import Way
+from edgenode.core.topology.period import DataSize
 from edgenode.errors import TransportError
 from edgenode.net import relay_server
+from edgenode.net.control_client import ControlLink
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import probe
 from edgenode.net.proto import relay_pb2, relay_pb2_grpc
@@ -21,10 +26,11 @@ from edgenode.net.relay_server import RelayServer
 from edgenode.net.rpc import channel, serving
 from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
+from edgenode.security import certificates
 from edgenode.security.certificates import public_key_id
 from edgenode.security.subject import Subject
 from tests.net.peer_ends import SOON_S, Receiver, a_message, until
-from tests.net.test_relay import NOBODY, Kind, Sender, a_relay, secured
+from tests.net.test_relay import CA, NOBODY, Kind, Sender, a_relay, secured
 
 MEMBERS = {"n0": NOBODY, "n1": NOBODY}
 
@@ -120,8 +126,28 @@ def test_lost_relay_is_a_blocked_link_from_then_on() -> None:
     assert watch.ways == ()
 
 
+@asynccontextmanager
+async def a_relay_process() -> AsyncIterator[Relay]:
+    """A process that only relays, with its certificate."""
+    subject = Subject("relay", "fra")
+    security = MutualTls(certificates.make_credentials(CA, subject), lambda subject, key_id: True)
+    async with a_relay(MEMBERS, Identity("home", "fra", "", security=security)) as relay:
+        yield Relay("fra", relay.address, subject.dns_name)
+
+
+def a_control_link(identity: Identity, *relays: Relay) -> ControlLink:
+    """A link to a controller that has named these relays."""
+
+    async def find() -> str:
+        raise TransportError("there is no controller")
+
+    link = ControlLink(identity, find, lambda _: Join("", "", DataSize(1, 1)), lambda _: None)
+    link.relays.take(Relays(tuple(RelayAddress(relay.name, relay.address) for relay in relays)))
+    return link
+
+
 async def test_call_goes_to_an_address_or_else_to_a_relay() -> None:
-    n0, n1, n2 = map(secured, ("n0", "n1", "n2"))
+    n0, n1 = map(secured, ("n0", "n1"))
     receiver = Receiver(n1)
 
     async def meet(address: str) -> str:
@@ -129,12 +155,36 @@ async def test_call_goes_to_an_address_or_else_to_a_relay() -> None:
             raise TransportError("nobody is there")
         return found.node
 
-    async with receiver.up() as address, a_relay(MEMBERS, n2) as relay:
-        assert await ask("n1", (NOBODY, address), (), n0.security, meet) == "n1"
+    async with receiver.up() as address, a_relay_process() as relay:
+        link = a_control_link(n0, relay)
+        assert await ask("n1", (NOBODY, address), None, n0.security, meet) == "n1"
         with pytest.raises(TransportError, match="nobody is there"):
-            await ask("n1", (NOBODY,), (relay,), n0.security, meet)
+            await ask("n1", (NOBODY,), link, n0.security, meet)
         async with waiting(relay, n1, address):
-            assert await ask("n1", (NOBODY,), (relay,), n0.security, meet) == "n1"
+            assert await ask("n1", (NOBODY,), link, n0.security, meet) == "n1"
+
+
+async def test_call_goes_last_to_where_the_controller_sees_a_node() -> None:
+    n0, n1 = map(secured, ("n0", "n1"))
+    asked = list[str]()
+
+    async def meet(address: str) -> None:
+        asked.append(address)
+        if await probe(address, n0, SOON_S, "n1") is None:
+            raise TransportError(f"nobody is at {address}")
+
+    async with Receiver(n1).up() as address, a_relay_process() as relay:
+        link = a_control_link(n0, relay)
+        link.observed.take(Observed((ObservedAddress("n1", "127.0.0.1:2"),)))
+        with pytest.raises(TransportError, match=f"nobody is at {NOBODY}$"):
+            await ask("n1", (NOBODY,), link, n0.security, meet)
+        link.observed.take(Observed((ObservedAddress("n1", address),)))
+        asked.clear()
+        await ask("n1", (NOBODY,), link, n0.security, meet)
+        assert len(asked) == 3 and (asked[0], asked[-1]) == (NOBODY, address)
+        async with waiting(relay, n1, address):
+            await ask("n1", (NOBODY,), link, n0.security, meet)
+        assert asked[-1] != address
 
 
 async def test_relayed_call_to_a_member_that_does_not_wait_is_refused() -> None:

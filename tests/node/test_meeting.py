@@ -10,12 +10,13 @@ import pytest
 
 from edgenode import factory
 from edgenode.config.schema import Config
+from edgenode.core.protocol.observed import Observed, ObservedAddress
 from edgenode.core.protocol.orders import Join
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.protocol.relays import RelayAddress, Relays
 from edgenode.core.topology.period import DataSize
-from edgenode.net import relay_server
+from edgenode.net import peer_server, relay_server
 from edgenode.net.control_client import ControlLink
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.relay_server import RelayServer
@@ -28,9 +29,15 @@ from edgenode.node.progress import NodeSnapshot
 from edgenode.node.routes import Routes
 from tests.net.peer_ends import until
 
+NOBODY = "127.0.0.1:1"
+
 
 class Neighbours:
-    """n1, and the relays of n0, its in-neighbour, and of a controller."""
+    """n1, and the relays of n0, its in-neighbour, and of a controller.
+
+    Attributes:
+        is_outside: n0 answers where the controller sees it, and not at its own address.
+    """
 
     def __init__(self) -> None:
         identity = Identity("home", "n1", "run")
@@ -39,6 +46,7 @@ class Neighbours:
         self.link = ControlLink(identity, self._find, lambda _: Join("", "", DataSize(1, 1)), lambda _: None)
         self.meeting = Meeting(identity, self.server)
         self.n0 = RelayServer(Identity("home", "n0", "run"), lambda node: "somewhere:1")
+        self.peer0, self.is_outside = PeerServer(Identity("home", "n0", "run"), (frozenset(), None)), False
         self.hosts = RelayServer(Identity("home", "controller", "run"), lambda node: "somewhere:1")
         self.missing: tuple[str, ...] = ()
 
@@ -47,14 +55,27 @@ class Neighbours:
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[None]:
+        of_n0 = (relay_server.SERVICE, self.n0.add_to), (peer_server.SERVICE, self.peer0.add_to)
         async with (
-            serving("127.0.0.1:0", [(relay_server.SERVICE, self.n0.add_to)], 0.0) as port,
+            serving("127.0.0.1:0", of_n0, 0.0) as port,
             serving("127.0.0.1:0", [(relay_server.SERVICE, self.hosts.add_to)], 0.0) as controller,
         ):
-            members = [Member("n0", 0, f"127.0.0.1:{port}"), Member("n1", 0, "own:1"), Member("n2", 0, "127.0.0.1:1")]
+            at = f"127.0.0.1:{port}"
+            members = [
+                Member("n0", 0, NOBODY if self.is_outside else at),
+                Member("n1", 0, "own:1"),
+                Member("n2", 0, NOBODY),
+            ]
+            if self.is_outside:
+                self.link.observed.take(Observed((ObservedAddress("n0", at),)))
             plan = create_plan("home", members, factory.schedule(Config()))
             self.link.target = f"127.0.0.1:{controller}"
-            routes = Routes("n1", PeerDirectory(), lambda: NodeSnapshot(3, 3, 9, plan, self.missing), 2)
+            routes = Routes(
+                "n1",
+                PeerDirectory(observed=self.link.observed.of),
+                lambda: NodeSnapshot(3, 3, 9, plan, self.missing),
+                2,
+            )
             self.meeting.listens("0.0.0.0", 7600)
             self.meeting.begin(routes)
             task = asyncio.create_task(self.meeting.run(self.link))
@@ -99,6 +120,13 @@ async def test_node_waits_at_a_neighbour_whose_pushes_come_by_a_relay(neighbours
     async with neighbours.up():
         neighbours.meeting._inbound.by["127.0.0.1:5"] = "controller"
         neighbours.senders["n0"] = "127.0.0.1:5"
+        await until(lambda: neighbours.n0.is_waiting("n1"))
+
+
+async def test_node_waits_at_a_neighbour_where_the_controller_sees_it(neighbours: Neighbours) -> None:
+    neighbours.is_outside = True
+    async with neighbours.up():
+        neighbours.missing = ("n0",)
         await until(lambda: neighbours.n0.is_waiting("n1"))
 
 

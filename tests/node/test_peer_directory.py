@@ -29,6 +29,12 @@ def test_the_address_where_a_fixed_peer_answered_is_the_only_one() -> None:
     assert PeerDirectory({"n1": "fixed:2"}).find("n1", CHANGED) == PeerAddresses(("fixed:2",), 0)
 
 
+def test_observed_address_of_a_peer_is_no_address_of_its_own() -> None:
+    """A link dials those of its own in turn, and a dial that a router drops takes long."""
+    directory = PeerDirectory(observed={"n1": "outside:2"}.__getitem__)
+    assert (directory.find("n1", PLAN).addresses, directory.observed("n1")) == (("old:2",), "outside:2")
+
+
 def test_a_peer_may_show_its_older_key_for_some_rounds() -> None:
     plan = create_plan("edgenode", [Member("n0", key="a" * 64), Member("n1", key="b" * 64)], factory.schedule(Config()))
     renewed = plan.extend(plan.successor(9, members=(Member("n0", key="c" * 64), Member("n1", key="b" * 64))))
