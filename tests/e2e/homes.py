@@ -1,7 +1,8 @@
 """Networks behind routers, as namespaces: homes, a carrier's NAT, a Wi-Fi that isolates its clients, a public host.
 
-Each home has a router that translates addresses and forwards no port, and 192.168.1.0/24 behind it: all homes use the
-same addresses, as homes do. Host 0 is public. The hosts of the homes follow, in the order of the homes.
+Each home has a router that translates addresses, and 192.168.1.0/24 behind it: all homes use the same addresses, as
+homes do. A router forwards no port, or that of its first host. Host 0 is public. The hosts of the homes follow, in the
+order of the homes.
 
 With IPv6, every host has a public address of its own besides. The routers let nothing new in.
 """
@@ -24,11 +25,13 @@ class Home:
         hosts: the number of its hosts: 192.168.1.11 and so on.
         behind_carrier: the router has no public address either. Its carrier translates once more.
         isolated: its hosts reach the router, and not each other.
+        forwards: the router lets its first host be dialled at port 7600.
     """
 
     hosts: int
     behind_carrier: bool = False
     isolated: bool = False
+    forwards: bool = False
 
 
 class Homes(netns.Network):
@@ -104,6 +107,8 @@ class Homes(netns.Network):
             self._add_namespace(name)
             self._plug(name, f"192.168.1.{11 + host}/24", router, f"host{host}")
             netns.ip("-n", name, "route", "add", "default", "via", "192.168.1.1")
+        if home.forwards:
+            self._forward(router, "192.168.1.11")
         self.isolate(number, home.isolated)
 
     def _add_ipv6(self, number: int, home: Home) -> None:
@@ -122,6 +127,12 @@ class Homes(netns.Network):
         for other in range(len(self._homes)):
             if other != number:
                 netns.ip("-n", router, "route", "add", f"2001:db8:0:{other + 1}::/64", "via", f"2001:db8::{20 + other}")
+
+    def _forward(self, router: str, host: str) -> None:
+        dialled = ("-i", "eth0", "-p", "tcp", "--dport", "7600")
+        forward = ("-j", "DNAT", "--to-destination", host)
+        self._inside(router, "iptables", "-w", "-t", "nat", "-A", "PREROUTING", *dialled, *forward)
+        self._inside(router, "iptables", "-w", "-I", "FORWARD", *dialled, "-d", host, "-j", "ACCEPT")
 
     def _close(self, router: str, tool: str, *chains: str) -> None:
         """Let nothing new in."""

@@ -158,6 +158,33 @@ def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> 
         run.stop()
 
 
+@pytest.mark.timeout(400)
+def test_board_with_a_forwarded_port_needs_no_relay(fleet: Fleet) -> None:
+    """The board knows nothing of the port, and the router has another address later."""
+    with Homes(Home(1, forwards=True), Home(1)) as homes:
+        run = Run(fleet, homes, (1, 2), "--relay", rounds=200_000, evict_after_s=10)
+
+        def is_direct(after: str) -> None:
+            began, ways = time.monotonic(), {("node-0", "node-1"): "reversed"}
+            until(lambda: run.ways() == ways, f"one way is direct, and one reversed, {after}")
+            print(f"without a relay {after} after {time.monotonic() - began:.0f} s")
+            status = run.goes_on(after)
+            assert run.ways() == ways and status["links"] == []
+
+        is_direct("from the start")
+        assert "node-1 → node-0: direct, " in run.command("topology", "show")
+
+        homes.restart_router(0)
+        is_direct("with another public address")
+
+        run.boards[0].kill()
+        until(lambda: len(run.status()["record"]["members"]) == 1, "the dead board is evicted")
+        run.boards[0] = run.start_board(0)
+        until(lambda: len(run.status()["record"]["members"]) == 2, "the board is back")
+        is_direct("with the board that is back")
+        run.stop()
+
+
 @pytest.mark.timeout(600)
 def test_graph_that_knows_two_homes_halves_the_bytes_between_them(tmp_path: Path) -> None:
     """All that the routers pass in a whole run counts, the last phase and reports to the controller included."""
