@@ -159,10 +159,14 @@ def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> 
 
 
 @pytest.mark.timeout(400)
-def test_board_with_a_forwarded_port_needs_no_relay(fleet: Fleet) -> None:
-    """The board knows nothing of the port, and the router has another address later."""
+@pytest.mark.parametrize(("killed", "arguments"), [(0, ["--relay"]), (1, [])], ids=["relay", "no relay"])
+def test_board_with_a_forwarded_port_needs_no_relay(fleet: Fleet, killed: int, arguments: list[str]) -> None:
+    """The board knows nothing of the port, and the router has another address later.
+
+    A board that comes back has to reach the other one. So that with the port needs a relay, and the other needs none.
+    """
     with Homes(Home(1, forwards=True), Home(1)) as homes:
-        run = Run(fleet, homes, (1, 2), "--relay", rounds=200_000, evict_after_s=10)
+        run = Run(fleet, homes, (1, 2), *arguments, rounds=200_000, evict_after_s=10)
 
         def is_direct(after: str) -> None:
             began, ways = time.monotonic(), {("node-0", "node-1"): "reversed"}
@@ -177,9 +181,9 @@ def test_board_with_a_forwarded_port_needs_no_relay(fleet: Fleet) -> None:
         homes.restart_router(0)
         is_direct("with another public address")
 
-        run.boards[0].kill()
+        run.boards[killed].kill()
         until(lambda: len(run.status()["record"]["members"]) == 1, "the dead board is evicted")
-        run.boards[0] = run.start_board(0)
+        run.boards[killed] = run.start_board(killed)
         until(lambda: len(run.status()["record"]["members"]) == 2, "the board is back")
         is_direct("with the board that is back")
         run.stop()
