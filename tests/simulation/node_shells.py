@@ -379,7 +379,8 @@ class NodeShells:
         else:
             if name not in state.learners:  # it came before the run began, and took the place of a node that is late
                 assert self._new_learner is not None
-                learner = state.learners[name] = self._new_learner(next(iter(state.learners.values())).model())
+                first = next(iter(state.learners))
+                learner = state.learners[name] = state.learners[first].unpacked(self._initial[first])
                 self._initial[name] = learner.pack(learner.snapshot(0))
             if plan.records[0].number > 0:
                 self._resume(name, t, plan)
