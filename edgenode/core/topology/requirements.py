@@ -19,6 +19,7 @@ class Requirements:
         doubly_stochastic: the rows of W sum to 1 as its columns do.
         fixed: the run uses a single graph.
         spans_period: it uses a single graph for one period after the other, after each of which all nodes agree.
+        admits: nodes can join a run under way when an exchange begins, although ``fixed``.
         averaging_rate: eta, for ``check_graph``.
         check_graph: refuses a graph, given its name and eta. None takes any.
     """
@@ -29,6 +30,7 @@ class Requirements:
     spans_period: bool = False
     averaging_rate: float = 1.0
     check_graph: Callable[[str, Digraph, float], None] | None = None
+    admits: bool = False
 
     def check(self, schedule: Schedule, members: tuple[str, ...]) -> None:
         """Refuse a schedule that does not meet the requirements over these members. The gossip graph is not checked.
@@ -91,12 +93,12 @@ def agrees(period: Sequence[Digraph]) -> bool:
        as rounded by each of them.
     2. Nodes that hold equal numbers round them alike. So two nodes hold equal numbers after a round if the numbers that
        they average are equal, whatever the rounding is.
-    3. A sum of two floating-point numbers does not depend on their order, a sum of three does. A node that rounds a sum
-       for a later round has one in-neighbour at most.
+    3. A sum of two floating-point numbers does not depend on their order, a sum of three does. So a node has one
+       in-neighbour at most, or all others. Sums are in the order of the senders' names.
     """
     *_, held = _held(period)
-    rounded_again = len(period) > 1 and any(len(g.in_neighbours(node)) > 1 for g in period for node in g.nodes)
-    return not rounded_again and len(set(held.values())) == 1
+    of_some = any(1 < len(g.in_neighbours(node)) < len(g.nodes) - 1 for g in period for node in g.nodes)
+    return not of_some and len(set(held.values())) == 1
 
 
 def counts_all_alike(period: Sequence[Digraph]) -> bool:

@@ -136,14 +136,19 @@ class Schedule:
         """Refuse a schedule that cannot carry a run over these members.
 
         Raises:
-            GraphError: there are no members, an edge names an unknown one, or the union of the graphs is not strongly
-                connected.
+            GraphError: there are no members, an edge names an unknown one, the union of the graphs is not strongly
+                connected, or a period is longer than an exchange.
         """
         if not members:
             raise GraphError("a schedule needs at least one node")
         self._check_work(members)
         used = dict[tuple[GraphSpec, int], Digraph]()
         for at, spec in enumerate(self.graphs):
+            if self.exchange and (rounds := len(spec.period(members))) > self.exchange:
+                raise GraphError(
+                    f"{spec.name} takes {rounds} rounds with {len(members)} nodes, and an exchange of this run has "
+                    f"{self.exchange}"
+                )
             # After as many turns as it has phases, a graph has used every phase that it will ever use.
             phases = self.period(spec, members)
             firsts = [(at + turn * len(self.graphs)) * self.every for turn in range(len(phases))]

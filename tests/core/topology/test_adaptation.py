@@ -175,5 +175,16 @@ def test_last_phase_keeps_its_edges() -> None:
     assert ("n0", "n1") in schedule.graph(10, FOUR).edges
 
 
+def test_exchange_that_is_too_short_for_all_in_pairs_is_of_all_at_once() -> None:
+    """Of four nodes in pairs it has two rounds. A fifth one has joined."""
+    five, requested = (*FOUR, "n4"), replace(schedule_of("doubling"), exchange=2)
+    requirements = Requirements("diloco", fixed=True, spans_period=True)
+    assert adapt(requested, FOUR, requirements) == Adapted(requested)
+    adapted = adapt(requested, five, requirements)
+    assert adapted.difference.startswith("graph complete is used instead of doubling: doubling takes 3 rounds")
+    idle, complete = (adapted.schedule.graph(t, five).edges for t in (0, 1))
+    assert (len(idle), len(complete)) == (0, 20)
+
+
 def test_links_of_absent_nodes_do_not_matter() -> None:
     assert adapt(schedule_of("a"), FOUR, Requirements(), (("n1", "n9"),)) == Adapted(schedule_of("a"))

@@ -98,8 +98,17 @@ def test_only_exchanges_can_use_messages_that_count_for_groups(n: int) -> None:
     Requirements().check(schedule("doubling"), members(4))
 
 
-def test_sum_of_three_is_not_rounded_again() -> None:
-    """Its rounding depends on the order, and each node begins with its own."""
+@pytest.mark.parametrize("n", range(1, 8))
+def test_nodes_agree_after_idle_rounds_and_a_sum_of_all(n: int) -> None:
+    """All add up the same numbers in the order of the senders' names, so their rounding is the same."""
+    idle, (complete,) = Digraph(members(n), frozenset()), GraphSpec("complete").period(members(n))
+    assert agrees([idle, idle, complete])
+    assert agrees([complete, idle])
+    assert agrees([idle]) == (n == 1)
+
+
+def test_sum_of_three_of_more_is_not_rounded_again() -> None:
+    """Its rounding depends on the order, and the nodes do not have the same."""
     in_pairs = [Digraph(members(8), frozenset((f"n{i}", f"n{i ^ hop}") for i in range(8))) for hop in (1, 2, 4)]
     assert agrees(in_pairs)
     by_3 = Digraph(members(8), frozenset((f"n{i}", f"n{i ^ 3}") for i in range(8)))

@@ -151,6 +151,13 @@ def test_period_follows_after_rounds_without_edges(n: int, idle: int) -> None:
     assert graphs[3:] == graphs[:3]
 
 
+def test_period_that_is_longer_than_an_exchange_is_refused() -> None:
+    schedule = Schedule((GraphSpec("doubling"),), 1, exchange=2)
+    schedule.check(FOUR)
+    with pytest.raises(GraphError, match="doubling takes 3 rounds with 5 nodes, and an exchange of this run has 2"):
+        schedule.check((*FOUR, "4"))
+
+
 def test_exchange_stays_in_the_record_of_the_schedule() -> None:
     schedule = Schedule((GraphSpec("doubling"),), 1, exchange=3)
     assert schedule_from_json(json.loads(json.dumps(schedule_json(schedule)))) == schedule
