@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,13 @@ class AlgorithmSpec:
         state = State.initial(model, keeps, self.blocks)
         if self.rule.begin is not None:
             self.rule.begin(state)
+        return state
+
+    def joining(self, brought: Mapping[str, Floats]) -> State:
+        """The first state of a node that joins at the beginning of an exchange, with its common part (`UpdateRule`)."""
+        state = self.initial(brought["x"])
+        assert self.rule.join is not None
+        self.rule.join(state, brought)
         return state
 
 

@@ -6,7 +6,7 @@ that averages exactly after one period of it. A message is C[x-hat - x + rest].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -86,6 +86,29 @@ def take_outer_step(state: State, own: Sent, self_weight: float, received: Seque
     np.add(start, step, out=state.x)
 
 
+def common_part(state: State, begun: bool) -> dict[str, Floats]:
+    """x and the momentum with which an exchange begins: [d] each, and the same at all nodes, to the bit.
+
+    Args:
+        begun: the exchange has begun. Else it is the next one.
+    """
+    momentum = state.kept["momentum"]
+    if begun:
+        return {"x": state.kept["start"], "momentum": momentum}
+    return {"x": state.x, "momentum": np.float32(MOMENTUM) * momentum + state.kept["change"]}
+
+
+def join_exchange(state: State, brought: Mapping[str, Floats]) -> None:
+    """Let a first state begin an exchange as the others do.
+
+    Args:
+        brought: the momentum of the common part, and the ``rest`` of a node that comes back with what it has not sent.
+    """
+    state.kept["change"][:] = brought["momentum"]  # `begin_exchange` makes it the momentum
+    if "rest" in brought:
+        state.kept["rest"][:] = brought["rest"]
+
+
 DILOCO = replace(
     SPARSE_PUSH,
     keeps=("rest", "change", "momentum", "start"),
@@ -93,6 +116,8 @@ DILOCO = replace(
     apply_update=begin_exchange,
     compress=compress_change,
     mix=take_outer_step,
+    common=common_part,
+    join=join_exchange,
     fixed=True,
     spans_period=True,
     default_rate=lambda kept, contraction: RATE,

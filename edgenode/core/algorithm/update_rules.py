@@ -12,7 +12,7 @@ graphs. ``W`` is column-stochastic, W[receiver, sender], and C the compressor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,9 @@ class UpdateRule:
             After the period all nodes must have the same model. The graph may then change within it.
         default_rate: eta, given the kept share p and the contraction of the compressor.
         largest_rate: the largest eta that is allowed. None if only the kept share limits it.
+        common: what all nodes have alike when an exchange begins, given whether it has begun: x, and what a node needs
+            besides to join it. None admits no node to a run under way.
+        join: sets the vectors of the first state of such a node, whose x is the common one.
         rate_at: eta of a round, given the largest of the run and the round's number. All nodes compute the same.
         begin: sets the vectors of the first state, whose x is the common model. None leaves zeros.
         check_graph: refuses, with a GraphError, a graph that the rule does not converge on, given its name and eta.
@@ -81,6 +84,8 @@ class UpdateRule:
     largest_rate: float | None = None
     check_graph: Callable[[str, Digraph, float], None] | None = None
     begin: Callable[[State], None] | None = None
+    common: Callable[[State, bool], dict[str, Floats]] | None = None
+    join: Callable[[State, Mapping[str, Floats]], None] | None = None
     rate_at: Callable[[float, int], float] = constant_rate
     sends: tuple[str, ...] = ("x",)
 

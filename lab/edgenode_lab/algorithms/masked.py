@@ -167,7 +167,9 @@ def _prepare(config: Config, replicas: Mapping[str, Replica]) -> None:
         replica.learner.algorithm_spec = replace(spec, rule=MaskedSum(nodes, bits, masks).rule(spec.rule))
 
 
-MASKED = replace(DILOCO, keeps=(*DILOCO.keeps, "last"), begin=begin_at_start, check_graph=require_complete)
+MASKED = replace(
+    DILOCO, keeps=(*DILOCO.keeps, "last"), begin=begin_at_start, check_graph=require_complete, common=None, join=None
+)
 """Until a simulation begins, and gives each node its keys, it is DiLoCo."""
 
 DEFINITION = AlgorithmDefinition(

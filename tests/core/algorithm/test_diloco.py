@@ -10,6 +10,7 @@ import pytest
 from edgenode import factory
 from edgenode.config.load import load
 from edgenode.core.algorithm.diloco import MOMENTUM, RATE
+from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.errors import ConfigError, GraphError
 from tests.algorithm_references import LAYOUT, NODES, START, Compress, Matrix, towards_optima
@@ -114,6 +115,41 @@ def test_diloco_in_pairs_sends_later_what_any_of_its_messages_left_out() -> None
     *_, models = play(learners_of(spec, nodes=3), "doubling", range(spec.rounds), one_step)
     moved = towards_optima(0, np.tile(START, (3, 1))).mean(axis=0)
     assert np.abs(models - START - RATE / (1 - MOMENTUM) * moved).max() < 1e-3 * np.abs(moved).max()
+
+
+def common_parts(learners: list[VectorLearner], begun: bool) -> dict[str, Matrix]:
+    """What all nodes have alike: x and the momentum with which an exchange begins, or has begun."""
+    common = learners[0].algorithm_spec.rule.common
+    assert common is not None
+    first, *others = ({k: v.copy() for k, v in common(node.state, begun).items()} for node in learners)
+    for other in others:
+        assert first.keys() == other.keys()
+        assert all(np.array_equal(first[k].view(np.uint32), other[k].view(np.uint32)) for k in first)
+    return first
+
+
+@pytest.mark.parametrize("values", ["float32", "fitted2"])
+@pytest.mark.parametrize(("graph", "nodes"), [("complete", 2), ("complete", 4), ("doubling", 3), ("doubling", 5)])
+def test_node_that_joins_has_the_bits_of_the_others_after_an_exchange(graph: str, nodes: int, values: str) -> None:
+    """It needs what all others have alike, and that is the same before and after they have begun the exchange."""
+    spec = spec_of(nodes, name="diloco", graph=graph, compressor="topk", share=0.2, values=values, rounds=18)
+    learners, exchange = learners_of(spec, nodes=nodes), spec.exchange_rounds
+    list(play(learners, graph, range(2 * exchange), move))
+    before = common_parts(learners, begun=False)
+    unsent = move(77, START).astype(np.float32)
+    learners[1:1] = learners_of(spec, [spec.joining(before | {"rest": unsent})])
+    brought = sum(node.state.kept["rest"].astype(np.float64) for node in learners)
+    for k, models in enumerate(play(learners, graph, range(2 * exchange, 4 * exchange), move)):
+        if k == 0:
+            begun = common_parts(learners, begun=True)
+            assert all(np.array_equal(before[name], begun[name]) for name in begun)
+        if (k + 1) % exchange == 0:
+            assert (models == models[0]).all()
+        if k + 1 == exchange:
+            changed = move(2 * exchange, np.zeros((nodes + 1, LAYOUT.size))).sum(axis=0)
+            kept = sum(node.state.kept["rest"].astype(np.float64) for node in learners)
+            sent = (nodes + 1) * learners[0].state.kept["change"].astype(np.float64)
+            assert np.abs(brought + changed - sent - kept).max() < 1e-5
 
 
 @pytest.mark.parametrize(("graph", "nodes"), [("two-way", 4), ("a", 4), ("one-peer-exponential", 4), ("halving", 6)])
