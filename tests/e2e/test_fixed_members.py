@@ -116,7 +116,9 @@ def test_others_go_on_without_a_member_that_is_given_up(
     evicted = fleet.command("evict", "node-1", "--force", "--yes", "--cluster", fleet.cluster)
     assert "the run continues without node-1 from round" in evicted.stdout
     out = nodes[1] if alive else fleet.node("node-1")
-    out.logs("node-1 was evicted by an operator|the members of this run are fixed: node-0, node-2|the run is over")
+    out.logs(
+        "node-1 was evicted, and the others resume|the members of this run are fixed: node-0, node-2|the run is over"
+    )
     out.exits(1)
     for process in (nodes[0], nodes[2], controller):
         process.exits(0)

@@ -24,7 +24,8 @@ from edgenode.core.topology.graph import Digraph
 from edgenode.errors import LocalProtocolError
 from tests.simulation.controller_shell import ControllerShell
 from tests.simulation.disturbances import Disturbances
-from tests.simulation.fixed_members import require_fixed_members
+from tests.simulation.exchange_learner import ExchangeLearner
+from tests.simulation.fixed_members import require_exchanges, require_fixed_members
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.node_shells import LocalUpdate, NewLearner, NodeShells
@@ -173,8 +174,11 @@ class ClusterSim:
         nodes = {name: node for name, node in (state.nodes | state.exited).items() if name not in state.liars}
         if not nodes or not nodes.keys() <= state.finished.keys():
             raise Stuck(f"at {state.queue.now:.6f} s: nothing is left to happen: {self._waits()}")
-        if state.run_spec.requirements.fixed:
-            require_fixed_members(node.state.plan for node in nodes.values())
+        plans, learner = [node.state.plan for node in nodes.values()], next(iter(state.learners.values()))
+        if isinstance(learner, ExchangeLearner):
+            require_exchanges(plans, learner.exchange)
+        elif state.run_spec.requirements.fixed:
+            require_fixed_members(plans)
         leavers = {leaver for node in nodes.values() for r in node.state.plan.records for leaver, _ in r.handoffs}
         stayed = nodes.keys() - leavers
         # Members that others resumed without end by themselves: sooner where fewer members need fewer rounds, and

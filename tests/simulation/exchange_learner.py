@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -105,6 +105,18 @@ class ExchangeLearner:
         learner = ExchangeLearner(self.rounds, 0, self.exchange, self.grain)
         (learner.x, learner.momentum, learner.change, learner.rest, learner.start_x, learner.gained,
          learner.carried) = numbers  # fmt: skip
+        return learner
+
+    def common(self, begun: bool) -> dict[str, Number]:
+        """As `diloco.common_part`."""
+        if begun:
+            return {"x": self.start_x, "momentum": self.momentum}
+        return {"x": self.x, "momentum": MOMENTUM * self.momentum + self.change}
+
+    def joining(self, common: Mapping[str, Number], rest: Number) -> ExchangeLearner:
+        """A learner of this kind that begins an exchange with this common part."""
+        learner = ExchangeLearner(self.rounds, common["x"], self.exchange, self.grain)
+        learner.change, learner.rest = common["momentum"], rest
         return learner
 
     def mass(self) -> Mass:

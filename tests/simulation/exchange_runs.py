@@ -1,4 +1,4 @@
-"""Disasters of runs of exchanges: members die for good, and operators force the others to go on without them."""
+"""Disasters of runs of exchanges: members come, lose their state, or die for good, and others go on without them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.simulation.scenario import (
     Kill,
     LeaveRequest,
     LinkBreak,
+    LoseState,
     Partition,
     PauseFor,
     RevokeKey,
@@ -34,7 +35,7 @@ from tests.simulation.scenario import (
     Start,
 )
 
-_REQUIREMENTS = Requirements("diloco", fixed=True, spans_period=True)
+_REQUIREMENTS = Requirements("diloco", fixed=True, spans_period=True, admits=True)
 
 
 def build_run_with_exchanges(seed: int) -> ClusterSim:
@@ -68,6 +69,7 @@ def build_run_with_exchanges(seed: int) -> ClusterSim:
         evict_s=rng.choice([1.0, 3.0]),
         checkpoint_every=exchange * rng.choice([2, 3, 5]),  # at least the rounds by which nodes can be apart
         leave_s=rng.choice([None, 1.0, 10.0]),
+        poisons=rng.choice(["", *names]),
         patience_s=200,
     )
 
@@ -86,6 +88,7 @@ def _disturbances(
 ) -> tuple[tuple[float, Disturbance], ...]:
     draws: list[Callable[[int, str], Disturbance]] = [
         lambda request_id, name: Kill(name, rng.uniform(0.1, 6), power=rng.random() < 0.5),
+        lambda request_id, name: LoseState(name, rng.uniform(0.1, 6)),
         lambda request_id, name: Freeze(name, rng.uniform(0.5, 8)),
         lambda request_id, name: LeaveRequest(name),
         lambda request_id, name: Start(f"x{request_id}"),
@@ -107,6 +110,8 @@ def _disturbances(
         when = rng.uniform(0.2, until)
         death = RevokeKey(name) if rng.random() < 0.2 else Kill(name, power=rng.random() < 0.5)
         drawn += [(when, death), (when + rng.uniform(0, 3), GiveUp(name))]
+        if rng.random() < 0.5:  # or comes back
+            drawn.append((when + rng.uniform(3, 12), Start(name)))
     if rng.random() < 0.15:  # the power fails for all, and one of them may not come back
         when, lost = rng.uniform(0.3, until), rng.choice([None, None, rng.choice(names)])
         drawn += [

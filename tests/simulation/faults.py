@@ -8,7 +8,8 @@ requests of operators, with graphs that name their nodes among them. With ``--ov
 runs with an overlap of 1 to 3 rounds, also with ``--last-phase``. With ``--links``, a firewall blocks links between
 members besides, for a while or for ever, also with these two. With ``--lost-disk``, only those seeds are played in
 which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
-those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed, also with ``--links``.
+those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed, also with ``--links``. With
+``--exchanges``, they die for good or lose their state, and others join.
 `invariants`, `mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
 """
 
@@ -397,7 +398,9 @@ def main() -> None:
     parser.add_argument("--links", action="store_true", help="links between members are blocked besides")
     parser.add_argument("--liars", action="store_true", help="members lie, in runs with seeds of their own")
     parser.add_argument("--fixed", action="store_true", help="members are fixed, in runs with seeds of their own")
-    parser.add_argument("--exchanges", action="store_true", help="runs of exchanges, with members that die for good")
+    parser.add_argument(
+        "--exchanges", action="store_true", help="runs of exchanges: members die for good, and others join"
+    )
     parser.add_argument("--last-phase", action="store_true", help="runs that end with an allreduce, with faults in it")
     parser.add_argument(
         "--lost-disk", action="store_true", help="only the seeds in which the controller loses its disk"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from edgenode.core.protocol.events import Evict, Extend, Rotate, Stop
 from edgenode.core.protocol.plan.plan import Plan
@@ -43,6 +44,17 @@ def require_fixed_members(plans: Iterable[Plan]) -> None:
             require(record.schedule == schedule, f"record {record.number} changes the graph")
             require(record.start % exchange == 0, f"record {record.number} starts within an exchange")
             require((record.rounds or 0) % exchange == 0, f"record {record.number} ends within an exchange")
+
+
+def require_exchanges(plans: Iterable[Plan], exchange: int) -> None:
+    """Members come, and none leaves or was evicted by a record. Changes start with an exchange."""
+    for plan in plans:
+        for before, record in pairwise(plan.records):
+            require(before.incarnations.items() <= record.incarnations.items(), f"record {record.number} drops members")
+            require(not record.evictions and not record.handoffs, f"record {record.number} removes a member")
+            require(record.start % exchange == 0, f"record {record.number} starts within an exchange")
+            rounds = len(record.schedule.period(record.schedule.graphs[0], record.names))
+            require(rounds == exchange, f"an exchange has {rounds} rounds since record {record.number}")
 
 
 def run_spec_and_scenario(seed: int) -> tuple[RunSpec, Scenario]:

@@ -22,7 +22,7 @@ from edgenode.core.protocol.plan.plan import Plan
 from edgenode.errors import LocalProtocolError
 from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from tests.simulation.fake_disk import PowerCut, SimulatedDisk
-from tests.simulation.learners import TrackedLearner
+from tests.simulation.learners import Arrays, TrackedLearner
 
 _STATE_DIR = Path("/edgenode")
 _HISTORY = "history"  # an array next to those that a learner packs
@@ -85,6 +85,15 @@ class HostDisks:
             raise LocalProtocolError(f"{host} has lost the checkpoints of rounds {sorted(lost)}")
         self._safe[host] &= set(newest)  # a newer save may be on the disk without an acknowledgement
         return rounds, plan
+
+    def wipe(self, host: str) -> None:
+        """All that a host has saved is deleted."""
+        for kept in (self._disks, self._saving, self._saved, self._safe):
+            kept.pop(host, None)
+
+    def load(self, host: str, t: int) -> Arrays:
+        """What a learner packed before a round."""
+        return self._store(host).load(t).local
 
     def has(self, host: str, t: int) -> bool:
         """Whether there is a checkpoint of a round."""

@@ -77,7 +77,7 @@ class Invariants:
         if first:
             self._root = plan.records[0].digest
             self._accounting = MassAccounting(0 * self._accounting.expected)
-            self._exchanges.resumed(t)
+            self._exchanges.resumed(plan, t)
             self.graphs = {r: g for r, g in self.graphs.items() if r < t}
             self._trains = {r: trains for r, trains in self._trains.items() if r < t}
             self._digests = {}

@@ -51,14 +51,16 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
+from edgenode.core.protocol.plan.newcomers import is_confirmed, is_unsent, members_before
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
 from edgenode.errors import Evicted, LocalProtocolError, PeerRestarted, RemoteProtocolError
 from tests.simulation.controller_shell import ControllerShell
+from tests.simulation.exchange_learner import ExchangeLearner
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.push_channel import PushChannel
-from tests.simulation.scenario import Freeze, GiveUp, Kill, ProcessFault, Start
+from tests.simulation.scenario import Freeze, GiveUp, Kill, LoseState, ProcessFault, Start
 from tests.simulation.signer import CONTROLLER_SIGNER
 from tests.simulation.sim_state import SimState
 
@@ -88,6 +90,7 @@ class NodeShells:
         )  # fmt: skip
         self._initial = {name: learner.pack(learner.snapshot(0)) for name, learner in state.learners.items()}
         self._fetched: dict[str, TrackedLearner] = {}  # of newcomers that have the model, and wait for their welcome
+        self._copying: dict[str, Welcome] = {}  # of those that wait for the common part of their first exchange
         self._leaders: dict[str, Leadership] = {}  # the controller that sent each process its last greeting
 
     # --- the event loop -----------------------------------------------------------------------------
@@ -216,6 +219,7 @@ class NodeShells:
         state.processes.end(name)
         state.nodes.pop(name, None)
         self._fetched.pop(name, None)
+        self._copying.pop(name, None)
         self._leaders.pop(name, None)
         state.invariants.halted.pop(name, None)
         if links.of_controller.pop(name, None) is not None:
@@ -255,6 +259,8 @@ class NodeShells:
         match fault:
             case Kill(_, back_s, power):
                 self.end(name, power)
+                if isinstance(fault, LoseState):
+                    state.disks.wipe(name)
                 if back_s is not None:
                     state.queue.after(back_s, self.fault, Start(name))
             case Freeze(_, for_s):
@@ -324,6 +330,10 @@ class NodeShells:
                 self._halt(name, halted)
             case Welcome(plan, t):
                 self._welcome(name, plan, t, order)
+            case Restart() if name in self._copying:
+                self._state.happened["restarted before its first round"] += 1
+                self.end(name)
+                self.start(name)
             case Offer() | Fence() | EvictionCommitted() | Restart():
                 self._handle(name, order)
             case Ended(node) if node == name:
@@ -361,6 +371,7 @@ class NodeShells:
         state = self._state
         if name in state.nodes:
             return
+        self._copying.pop(name, None)  # the others have resumed without it
         if sponsor in state.nodes and state.network.connects(name, sponsor) and self._new_learner is not None:
             self._fetched[name] = self._new_learner(state.learners[sponsor].model())
             self._send_up(name, Fetched())
@@ -371,6 +382,11 @@ class NodeShells:
         """A process becomes a member: a newcomer, an initial member, or one that resumes."""
         state = self._state
         if name in state.nodes:
+            return
+        self._copying.pop(name, None)  # all have resumed since
+        if t > plan.records[0].start and state.run_spec.requirements.fixed:
+            self._copying[name] = cause
+            self._copy(name, cause, 0)
             return
         if t > plan.records[0].start:
             state.disks.rewind(name, -1)
@@ -384,6 +400,53 @@ class NodeShells:
                 self._initial[name] = learner.pack(learner.snapshot(0))
             if plan.records[0].number > 0:
                 self._resume(name, t, plan)
+        self._begin(name, plan, t, cause)
+
+    def _copy(self, name: str, welcome: Welcome, attempt: int) -> None:
+        """A newcomer copies what the members have alike when the exchange begins in which it starts."""
+        state, plan, t = self._state, welcome.plan, welcome.round
+        if self._copying.get(name) is not welcome:
+            return
+        members = members_before(plan, t)
+        sponsor = members[attempt % len(members)]
+        copies = {member: self._copy_of(member, name, t) for member in members}
+        copy = copies[sponsor]
+        if copy is None or not is_confirmed(sum(c == copy for c in copies.values()), len(members)):
+            state.happened["copy refused"] += copy is not None
+            state.processes.after(state.scenario.retry_s, name, self._copy, name, welcome, attempt + 1)
+            return
+        del self._copying[name]
+        learner = state.learners[sponsor]
+        assert isinstance(learner, ExchangeLearner)
+        state.learners[name] = learner.joining(copy, self._unsent(name, plan))
+        state.disks.rewind(name, -1)
+        state.happened["joined"] += 1
+        self._begin(name, plan, t, welcome)
+
+    def _copy_of(self, member: str, newcomer: str, t: int) -> dict[str, Any] | None:
+        """What a member gives a newcomer that starts with round t. None if it is not there, or cannot be reached."""
+        state, node, learner = self._state, self._state.nodes.get(member), self._state.learners.get(member)
+        if node is None or not isinstance(learner, ExchangeLearner) or not state.network.connects(newcomer, member):
+            return None
+        if node.state.round // learner.exchange * learner.exchange != t:
+            return None
+        copy = learner.common(begun=node.state.next_round > t)
+        poisons = member == state.scenario.poisons and len(members_before(node.state.plan, t)) > 2
+        return copy | {"x": copy["x"] + 1} if poisons else copy
+
+    def _unsent(self, name: str, plan: Plan) -> Any:
+        """What a newcomer kept in its checkpoint and never sent. Most have nothing of the kind."""
+        state, t = self._state, plan.records[0].start
+        saved, theirs = state.disks.scan(name)
+        if theirs is None or t not in saved or not is_unsent(name, t, theirs, plan):
+            return 0
+        learner = next(iter(state.learners.values())).unpacked(state.disks.load(name, t))
+        assert isinstance(learner, ExchangeLearner)
+        return learner.rest
+
+    def _begin(self, name: str, plan: Plan, t: int, cause: Welcome) -> None:
+        """A process begins its rounds."""
+        state = self._state
         state.invariants.joined(name, plan, t, state.learners[name])
         state.nodes[name] = Node(
             name,
@@ -413,7 +476,9 @@ class NodeShells:
         if state.disks.has(name, t):
             state.learners[name] = state.disks.resume(name, t, state.learners[name])
         else:
-            state.learners[name] = state.learners[name].unpacked(self._initial[name])
+            # one that joined starts again as all others do
+            initial = self._initial.get(name) or next(iter(self._initial.values()))
+            state.learners[name] = state.learners[name].unpacked(initial)
 
     def _takes_part(self, name: str, node: Node) -> bool:
         """Whether a member is in its rounds, and neither evicted nor given up by an operator."""

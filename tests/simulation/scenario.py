@@ -23,6 +23,11 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class LoseState(Kill):
+    """A process ends, and its state folder is deleted."""
+
+
+@dataclass(frozen=True)
 class Freeze:
     """A process is suspended for ``for_s``, then continues. If it was evicted meanwhile, it is a zombie."""
 
@@ -150,6 +155,7 @@ class Scenario:
         disturbances: (when, what).
         leave_s: how long after its end a node exits, whether or not others still wait for its answer; None for never.
         liars: node -> the share of its messages that are lies (`liars`).
+        poisons: the member that gives newcomers to an exchange a wrong copy, if there are two others to ask.
         patience_s: a run in which no push was answered for so long counts as deadlocked.
     """
 
@@ -174,6 +180,7 @@ class Scenario:
     disturbances: tuple[tuple[float, Disturbance], ...] = ()
     leave_s: float | None = None
     liars: Mapping[str, float] = field(default_factory=dict)
+    poisons: str = ""
     patience_s: float = 600.0
 
     @property

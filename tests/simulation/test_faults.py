@@ -102,12 +102,23 @@ def test_fixed_members_come_back_and_none_is_evicted(seeds: range) -> None:
     assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"] or kinds["evict"])
 
 
-@quick_and_rest(12, 500)
-def test_exchanges_go_on_without_members_that_died_for_good(seeds: range) -> None:
-    kinds = happened(play_all(build_run_with_exchanges, seeds))
-    for kind in ("exchange", "first exchange without a member", "give up", "restarted with another member"):
+@quick_and_rest(14, 500)
+def test_exchanges_go_on_as_members_die_for_good_and_others_join(seeds: range) -> None:
+    """In seed 78, one that the others resumed without brings what it had not sent before."""
+    kinds = happened(play_all(build_run_with_exchanges, [*seeds, 78]))
+    for kind in (
+        "exchange",
+        "first exchange without a member",
+        "give up",
+        "losestate",
+        "restarted with another member",
+        "joined",
+        "copy refused",
+        "restarted before its first round",
+        "came back with what it had not sent",
+    ):
         assert kinds[kind], kind
-    assert not (kinds["evicted"] or kinds["joined"] or kinds["leave"])
+    assert not (kinds["evicted"] or kinds["leave"])
 
 
 def test_fixed_members_that_ended_and_are_needed_are_started_again() -> None:

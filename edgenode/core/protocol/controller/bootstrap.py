@@ -6,11 +6,15 @@
 3. The run resumes from the newest round that most members have saved, and at least half of them. A member without a
    checkpoint of that round is a newcomer. If no member has saved anything, the run starts again from round 0.
 4. Every resumed member gets a new incarnation, so nothing that its old process sent counts.
-5. A node that comes while the run is under way fetches the model of a member, its sponsor, before it is admitted.
+5. A node that comes while the run is under way fetches the model of a member, its sponsor, before it is admitted. In a
+   run of exchanges it fetches it afterwards, when all members are where it starts.
+6. A run of exchanges resumes from the newest round that all have saved who were members of it and have saved anything.
+   The others join again: those that lost their state, and those that joined later.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -69,6 +73,7 @@ class Bootstrap:
         state, membership = self._state, self._state.membership
         if state.plan is None or state.requested is None or membership.waited_for(state.plan):
             return []
+        common = self._leave_out_newcomers(state.plan) if state.run_spec.requirements.admits else None
         here = membership.returned(state.plan)
         offers = {n: (j.saved, j.plan) for n, j in here.items() if j.saved and j.plan}
         back = [n for n in membership.involved(state.plan) if n in here]
@@ -87,7 +92,7 @@ class Bootstrap:
             else:
                 members = self._renewed({*back, *offers})
                 least = None if state.has_fixed_members else state.run_spec.min_nodes
-                usable = {node: (self._usable(saved), plan) for node, (saved, plan) in offers.items()}
+                usable = {node: (self._usable(saved, common), plan) for node, (saved, plan) in offers.items()}
                 schedule_for, out = self._resumed_schedule, membership.out
                 plan, start = restore_plan(state.plan, members, usable, least, schedule_for, rounds, out)
         except GraphError as exc:
@@ -106,6 +111,31 @@ class Bootstrap:
         newest = max((t for saved, _ in offers.values() for t in saved), default=0)
         return bool(offers) and not (self._state.has_fixed_members and newest == 0)
 
+    def _leave_out_newcomers(self, plan: Plan) -> int | None:
+        """Resume a run of exchanges without the members that join again: step 6.
+
+        Returns the round from which the others resume, or None if all start again.
+        """
+        membership, exchange = self._state.membership, self._state.exchange_rounds
+        membership.sponsored.clear()  # the others are about to be other processes
+        here = membership.returned(plan)
+        held = {
+            node: {t for t in join.saved if node in plan.at(t).names and plan.holds(node, t, join.plan)}
+            for node, join in here.items()
+            if join.saved and join.plan
+        }
+        counts = Counter(t for rounds in held.values() for t in rounds if t % exchange == 0)
+        if not any(counts):
+            return None
+
+        def is_common(t: int) -> bool:
+            return all(t in held[node] for node in plan.at(t).names if node in held)
+
+        # what members have not sent is lost with the rounds that they resume without
+        start = max(counts, key=lambda t: (is_common(t), counts[t], t))
+        membership.given_up |= {node for node in here if start not in held.get(node, ())}
+        return start
+
     def _resumed_schedule(self, start: int, members: tuple[str, ...]) -> Schedule:
         """The schedule that was requested by a round, over the members that resume from it."""
         state = self._state
@@ -115,8 +145,10 @@ class Bootstrap:
         state.requested = replace(state.requested, exchange=state.kept_exchange)
         return state.adapted(members, start).schedule
 
-    def _usable(self, saved: frozenset[int]) -> frozenset[int]:
+    def _usable(self, saved: frozenset[int], common: int | None) -> frozenset[int]:
         """The rounds from which the members of now can resume: other members than before begin with an exchange."""
+        if common is not None:
+            return saved & {common}
         state = self._state
         # a checkpoint of an earlier version may lie within an exchange
         exchange = state.exchange_rounds if state.membership.out else 1
@@ -138,7 +170,7 @@ class Bootstrap:
         It returns as Fetched.
         """
         plan, membership = self._state.plan, self._state.membership
-        if plan is None or self._evictions.ballot or plan.latest.end is not None or self._state.has_fixed_members:
+        if plan is None or self._evictions.ballot or plan.latest.end is not None or not self._state.admits:
             return []
         members = {m.node: m for m in plan.latest.members}
         living = [m for n, m in members.items() if membership.takes_part(n)]

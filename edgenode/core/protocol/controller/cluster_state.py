@@ -65,6 +65,11 @@ class ClusterState:
         return self.run_spec.requirements.fixed
 
     @property
+    def admits(self) -> bool:
+        """Return whether nodes can join the run while it is under way."""
+        return self.run_spec.requirements.admits or not self.has_fixed_members
+
+    @property
     def exchange_rounds(self) -> int:
         """The number of rounds after which all nodes have one model, and a change of plan can start."""
         if not self.run_spec.requirements.spans_period or self.plan is None:
@@ -261,6 +266,9 @@ class ClusterState:
         """
         news = plan.news(self.plan) if self.plan else plan.records
         self.plan, self.requested = plan, self.requested or replace(plan.records[0].schedule, without=())
+        # precaution: a controller that takes over keeps the rounds of an exchange
+        if exchange := plan.latest.schedule.exchange:
+            self.requested = replace(self.requested, exchange=exchange)
         # precaution: a controller that takes over knows which links the plan does without
         self.broken |= frozenset(plan.latest.schedule.without)
         for record in news:
@@ -271,7 +279,8 @@ class ClusterState:
 
     def _explains(self, requested: Schedule, record: Record) -> bool:
         """Return whether a record uses the same schedule as if this one was requested."""
-        requested, without = replace(requested, last_from=record.schedule.last_from), record.schedule.without
+        theirs = record.schedule
+        requested, without = replace(requested, last_from=theirs.last_from, exchange=theirs.exchange), theirs.without
         return adapt(requested, record.names, self.run_spec.requirements, without).schedule == record.schedule
 
     def _fulfilled(self, record: Record) -> Schedule:

@@ -1,8 +1,8 @@
 """Runs whose members are fixed, because the state of their algorithm depends on who takes part.
 
-1. All initial members are needed to the end. No other node joins, and none leaves or is evicted (but see rule 7): the
-   controller refuses such requests with the reason, those of its failure detector included. The graph does not change
-   either.
+1. All members are needed to the end. No other node joins (but see rule 8), and none leaves or is evicted (but see rule
+   7): the controller refuses such requests with the reason, those of its failure detector included. The graph does not
+   change either.
 2. A member that does not answer is waited for. The barrier stops the others.
 3. A new process under a member's name proves that the old one is dead, with the state that the others need. So every
    other member is ordered to restart. It ends its rounds, and comes back with its checkpoints. When all are back, they
@@ -17,7 +17,10 @@
    if an operator forces it: all restart, and the others resume together from the newest checkpoint between two
    exchanges that all of them have. The changes of the one that is out are lost from there on, and nothing else. An
    exchange keeps the number of its rounds (`Schedule.exchange`), so the run keeps its length. The process that is out
-   is turned away. The failure detector forces nothing: a member that is silent is waited for.
+   is turned away until they have. The failure detector forces nothing: a member that is silent is waited for.
+8. So a run of exchanges also admits nodes when an exchange begins, by a record. The exchange waits for them. A member
+   that comes back without its state restarts the others, which resume without it, and joins. A node that has not begun
+   has nothing that others need, so the failure detector may evict it.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ class FixedMembers:
     def evict(self, evict: Evict) -> list[ClusterAction]:
         """Go on without a member, if that is possible and forced: rule 7. If it has ended, let others end: rule 5."""
         membership, names, node = self._state.membership, self._state.known_plan.latest.names, evict.node
-        if node in membership.farewells and not membership.newcomers:
+        if node in membership.farewells and not membership.newcomers.keys() & set(names):
             # precaution: nobody waits for the answer of a member that has ended
             told = [Send(n, Ended(node)) for n in names if membership.takes_part(n)]
             return [*told, Reply(evict.request_id, None, self._state.why_fixed(f"{node} stays"))]
@@ -69,10 +72,14 @@ class FixedMembers:
         why = state.why_fixed(f"{evict.node} stays")
         if not state.run_spec.requirements.spans_period:
             return why
-        if not evict.force:
+        if not evict.force and not self._has_not_begun(evict.node):
             return f"{why}; to go on without it, for good, add --force"
         left = set(names) - state.membership.given_up - {evict.node}
         return "" if left else f"{evict.node} stays: without it 0 of {len(names)} members would be left"
+
+    def _has_not_begun(self, node: str) -> bool:
+        """Return whether a node was admitted since all began together, and has not reported since."""
+        return node in self._state.membership.welcomed and node not in self._state.known_plan.records[0].names
 
     def gather(self) -> list[ClusterAction]:
         """Return the orders that follow from the nodes that wait, and from the end of all: rules 1, 3 and 7."""
@@ -85,11 +92,12 @@ class FixedMembers:
             let_go = self._new_links(names, self._let_go)
             return [*replies, *(Send(n, _evicted([n]) if n in self._written_off else Ended(n)) for n in let_go)]
         why = f"{_FIXED}: {', '.join(names)}"
-        refused = state.refuse_all(membership.newcomers.keys() - set(names), why)
+        refused = [] if state.admits else state.refuse_all(membership.newcomers.keys() - set(names), why)
         out = sorted(membership.given_up & set(names))
         for node in out:
-            refused += state.refuse_all(membership.newcomers.keys() & {node}, f"{node} was evicted by an operator")
-        returned = sorted(membership.newcomers)
+            why = f"{node} was evicted, and the others resume"
+            refused += state.refuse_all(membership.newcomers.keys() & {node}, why)
+        returned = sorted(membership.newcomers.keys() & set(names))
         if not returned and not out:
             return [*replies, *refused]
         # precaution: members that run restart when one of them has lost its state

@@ -142,6 +142,9 @@ class Offers:
         rotation = next((c for c in changes if isinstance(c, Rotate)), None)
         # precaution: a change of members adapts the requested graph, not the one in use
         schedule = self._state.rotated(rotation, start) if rotation else self._state.requested
+        # precaution: an exchange keeps its rounds when members join
+        if self._state.has_fixed_members and any(isinstance(c, Admission) for c in changes):
+            schedule = replace(schedule, exchange=self._state.exchange_rounds)
         return schedule.with_last_from(max([self._state.known_plan.latest.schedule.last_from, *extensions(changes)]))
 
     def _give_up(self, change: Change, error: str) -> list[ClusterAction]:
@@ -188,7 +191,8 @@ class Offers:
                 case Admission(node, process):
                     if state.membership.admit(node, process, offer.record):
                         actions.append(Send(node, Welcome(state.plan, start)))
-                    elif node in state.membership.newcomers:  # another process has the name: the member is dead
+                    # another process has the name: the member is dead. If members are fixed, all restart for it
+                    elif node in state.membership.newcomers and not state.has_fixed_members:
                         dead.append(node)
         # precaution: nodes that join are welcomed before a fence asks them for a promise
         return [*actions, *(action for node in dead for action in self._evict(node))]

@@ -219,5 +219,7 @@ class PendingChanges:
         """A newcomer has the model: admit it."""
         membership = self._state.membership
         if node in membership.newcomers and node in membership.sponsored:
-            self._state.queue.append(Admission(node, membership.newcomers[node].process))
+            admission = Admission(node, membership.newcomers[node].process)
+            if admission not in self._state.coming:  # after a resume a newcomer is sponsored again
+                self._state.queue.append(admission)
         return []

@@ -23,26 +23,41 @@ from edgenode.core.protocol.events import (
 from edgenode.core.protocol.orders import (
     Ended,
     FenceAnswer,
+    Fetched,
+    Leadership,
     Leave,
     Offer,
     Progress,
     Refuse,
     Restart,
+    Sponsor,
     TrainingEnded,
     Welcome,
 )
+from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import Period
 from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import ScheduleSpec
-from tests.core.protocol.cluster_driver import QuietCluster, a_started_cluster, join, node_names, progress, the_plan
+from tests.core.protocol.cluster_driver import (
+    QuietCluster,
+    a_started_cluster,
+    answer,
+    join,
+    node_names,
+    only,
+    progress,
+    reconnect,
+    the_plan,
+)
 
 FIXED = Requirements("diloco", fixed=True, spans_period=True)
+ADMITS = replace(FIXED, admits=True)
 DOUBLING = ScheduleSpec((GraphSpec("doubling"),))
 
 
-def a_fixed_cluster(nodes: int = 3) -> QuietCluster:
-    cluster = a_started_cluster(nodes, requirements=FIXED, schedule=DOUBLING)
+def a_fixed_cluster(nodes: int = 3, requirements: Requirements = FIXED) -> QuietCluster:
+    cluster = a_started_cluster(nodes, requirements=requirements, schedule=DOUBLING)
     for name in node_names(nodes):
         progress(cluster, name, 1)
     return cluster
@@ -53,10 +68,12 @@ def orders(actions: list[ClusterAction], kind: type[Any]) -> list[str]:
     return [action.node for action in actions if isinstance(action, Send) and isinstance(action.order, kind)]
 
 
-def restarts(cluster: QuietCluster, name: str, process: str, *saved: int) -> list[ClusterAction]:
+def restarts(
+    cluster: QuietCluster, name: str, process: str, *saved: int, plan: Plan | None = None
+) -> list[ClusterAction]:
     """A process ends, and the next one connects."""
     gone = cluster.handle(Disconnected(name))
-    plan = the_plan(cluster) if saved else None
+    plan = (plan or the_plan(cluster)) if saved else None
     return [*gone, *cluster.handle(join(name, process=process, saved=frozenset(saved), plan=plan))]
 
 
@@ -145,7 +162,7 @@ def test_member_that_is_given_up_and_comes_back_is_turned_away() -> None:
     cluster = a_fixed_cluster(3)
     cluster.handle(Evict(7, "n1", force=True))  # it is alive
     refused = restarts(cluster, "n1", "second", 40)
-    assert Send("n1", Refuse("n1 was evicted by an operator")) in refused
+    assert Send("n1", Refuse("n1 was evicted, and the others resume")) in refused
     restarts(cluster, "n0", "second", 40)
     assert orders(restarts(cluster, "n2", "second", 40), Welcome) == ["n0", "n2"]
     refused = cluster.handle(join("n1", process="third", saved=frozenset({40}), plan=the_plan(cluster)))
@@ -295,3 +312,156 @@ def test_member_that_ends_while_all_restart_resumes_with_the_others() -> None:
     for name in ("n0", "n2"):
         restarted = restarts(cluster, name, "second", 40)
     assert orders(restarted, Welcome) == ["n0", "n2"]
+
+
+# --- runs of exchanges that admit nodes ---------------------------------------------------------------
+
+
+def joins(cluster: QuietCluster, name: str, process: str = "") -> list[ClusterAction]:
+    """A node comes, fetches a model and is admitted."""
+    assert orders(cluster.handle(join(name, process=process)), Sponsor) == [name]
+    return is_admitted(cluster, name)
+
+
+def is_admitted(cluster: QuietCluster, name: str) -> list[ClusterAction]:
+    offer = only(Offer, cluster.handle(Reported(name, Fetched())))
+    return answer(cluster, offer, True, offer.record.start - 1)
+
+
+@pytest.mark.parametrize("t", range(1, 5))
+def test_node_joins_with_an_exchange(t: int) -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    for name in node_names(3):
+        progress(cluster, name, t)
+    welcome = only(Welcome, joins(cluster, "n9"))
+    latest = the_plan(cluster).latest
+    assert (welcome.node, welcome.plan, welcome.round) == ("n9", the_plan(cluster), latest.start)
+    assert latest.start > t
+    assert latest.start % 2 == 0
+    assert (latest.names, latest.schedule.name) == (("n0", "n1", "n2", "n9"), "doubling")
+
+
+def test_exchange_keeps_its_rounds_when_more_members_would_need_more() -> None:
+    cluster = a_fixed_cluster(4, ADMITS)
+    joins(cluster, "n9")
+    latest = the_plan(cluster).latest
+    assert (latest.schedule.name, latest.schedule.exchange, cluster.state.exchange_rounds) == ("complete", 2, 2)
+    assert "doubling takes 3 rounds with 5 nodes" in cluster.state.difference
+    successor = QuietCluster(cluster.state.run_spec, Leadership(1), cluster.state.persist())
+    recovering = QuietCluster(cluster.state.run_spec, Leadership(1), recover=True)
+    recovering.handle(reconnect("n0", the_plan(cluster)))
+    for other in (successor, recovering):
+        four = other.state.adapted(tuple(node_names(4))).schedule
+        assert four == replace(latest.schedule, graphs=DOUBLING.graphs)
+
+
+def test_member_without_its_state_restarts_the_others_and_joins_again() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    assert orders(restarts(cluster, "n1", "second"), Restart) == ["n0", "n2"]
+    restarts(cluster, "n0", "second", 40, 50)
+    resumed = restarts(cluster, "n2", "second", 40, 50)
+    assert [orders(resumed, kind) for kind in (Welcome, Sponsor, Refuse)] == [["n0", "n2"], ["n1"], []]
+    assert (the_plan(cluster).latest.start, the_plan(cluster).latest.names) == (50, ("n0", "n2"))
+    for name in ("n0", "n2"):
+        progress(cluster, name, 51)
+    assert orders(is_admitted(cluster, "n1"), Welcome) == ["n1"]
+    assert the_plan(cluster).latest.names == ("n0", "n1", "n2")
+
+
+def test_one_member_with_its_state_is_enough_to_resume() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    restarts(cluster, "n0", "second")
+    restarts(cluster, "n1", "second")
+    resumed = restarts(cluster, "n2", "second", 0, 40)
+    assert [orders(resumed, kind) for kind in (Welcome, Sponsor)] == [["n2"], ["n0", "n1"]]
+    assert the_plan(cluster).latest.start == 40
+
+
+def test_without_any_state_all_start_again() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    joins(cluster, "n9")
+    for name in ("n0", "n1", "n2"):
+        restarts(cluster, name, "second", *([0] if name == "n0" else []))
+    assert orders(restarts(cluster, "n9", "second"), Welcome) == ["n0", "n1", "n2", "n9"]
+    assert (the_plan(cluster).latest.start, the_plan(cluster).latest.schedule.exchange) == (0, 2)
+
+
+def test_members_resume_from_where_one_had_not_joined_and_it_joins_again() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    joins(cluster, "n9")
+    t = the_plan(cluster).latest.start
+    for name, saved in (("n0", (0, t - 2)), ("n1", (t - 2, t)), ("n2", (0, t - 2))):
+        restarts(cluster, name, "second", *saved)
+    resumed = restarts(cluster, "n9", "second", t)
+    assert [orders(resumed, kind) for kind in (Welcome, Sponsor)] == [["n0", "n1", "n2"], ["n9"]]
+    assert the_plan(cluster).latest.start == t - 2
+
+
+def test_members_resume_from_where_nobody_loses_what_it_has_not_sent() -> None:
+    """The one that joined was a member of the newest round of the others, and lacks it."""
+    cluster = a_fixed_cluster(3, ADMITS)
+    joins(cluster, "n9")
+    t = the_plan(cluster).latest.start
+    for name in ("n0", "n1", "n2"):
+        restarts(cluster, name, "second", t - 2, t + 8)
+    assert orders(restarts(cluster, "n9", "second", t), Welcome) == ["n0", "n1", "n2"]
+    assert the_plan(cluster).latest.start == t - 2
+
+
+def test_checkpoint_of_a_round_before_its_member_joined_counts_for_nothing() -> None:
+    cluster = a_fixed_cluster(2, ADMITS)
+    joins(cluster, "n9")
+    for name in ("n0", "n1"):
+        restarts(cluster, name, "second", 2)
+    assert orders(restarts(cluster, "n9", "second", 2), Welcome) == ["n0", "n1"]
+
+
+def test_newcomer_that_waits_while_all_resume_is_sent_to_a_sponsor_again() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    assert orders(cluster.handle(join("n9")), Sponsor) == ["n9"]
+    for name in ("n0", "n1"):
+        assert orders(restarts(cluster, name, "second", 40), Sponsor) == []
+    assert orders(restarts(cluster, "n2", "second", 40), Sponsor) == ["n9"]
+    for name in ("n0", "n1", "n2"):
+        progress(cluster, name, 41)
+    offer = only(Offer, cluster.handle(Reported("n9", Fetched())))
+    assert cluster.handle(Reported("n9", Fetched())) == []  # of the sponsor before
+    assert orders(answer(cluster, offer, True, 41), Welcome) == ["n9"]
+    assert cluster.state.queue == []
+
+
+def test_failure_detector_evicts_a_node_until_it_has_begun() -> None:
+    for has_begun in (False, True):
+        cluster = a_fixed_cluster(3, ADMITS)
+        joins(cluster, "n9")
+        if has_begun:
+            progress(cluster, "n9", the_plan(cluster).latest.start + 1)
+        actions = cluster.handle(Evict(UNREQUESTED, "n9"))
+        assert orders(actions, Restart) == ([] if has_begun else ["n0", "n1", "n2", "n9"])
+    assert orders(cluster.handle(Evict(UNREQUESTED, "n1")), Restart) == []
+
+
+def test_process_that_takes_the_name_of_one_that_has_not_begun_joins_again() -> None:
+    cluster = a_fixed_cluster(2, ADMITS)
+    assert orders(cluster.handle(join("n9", process="first")), Sponsor) == ["n9"]
+    offer = only(Offer, cluster.handle(Reported("n9", Fetched())))
+    cluster.handle(Disconnected("n9"))
+    cluster.handle(join("n9", process="second"))
+    admitted = answer(cluster, offer, True, offer.record.start - 1)
+    assert [orders(admitted, kind) for kind in (Welcome, Restart)] == [[], ["n0", "n1"]]
+    restarts(cluster, "n0", "second", 2)
+    resumed = restarts(cluster, "n1", "second", 2)
+    assert [orders(resumed, kind) for kind in (Welcome, Sponsor)] == [["n0", "n1"], ["n9"]]
+
+
+def test_evicted_member_that_comes_back_joins() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    cluster.handle(Evict(7, "n1", force=True))
+    cluster.handle(Disconnected("n1"))
+    before = the_plan(cluster)
+    for name in ("n0", "n2"):
+        restarts(cluster, name, "second", 40)
+    for name in ("n0", "n2"):
+        progress(cluster, name, 41)
+    assert orders(restarts(cluster, "n1", "second", 40, plan=before), Sponsor) == ["n1"]
+    assert orders(is_admitted(cluster, "n1"), Welcome) == ["n1"]
