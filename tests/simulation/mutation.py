@@ -291,7 +291,7 @@ MUTANTS = (
     ),
     _mutant(
         "a controller that lost its disk does not follow a member that was given up", becomes("False"),
-        *_EXCHANGES, "946",
+        *_EXCHANGES, "259",
     ),
     _mutant("an exchange keeps its rounds when members join", delete, *_EXCHANGES, "0..300"),
     _mutant("a controller that takes over keeps the rounds of an exchange", delete, *_EXCHANGES, "0..1000"),
