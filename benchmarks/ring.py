@@ -142,7 +142,8 @@ def in_memory(parameters: int, rounds: int) -> float:
     from edgenode.core.protocol.events import Answer, Answered, NodeEvent, Push, Received, Train
     from edgenode.core.topology.period import Epoch
     from edgenode.node.agreed_plan import agreed_plan
-    from edgenode.node.replica import Replica, StartPoint
+    from edgenode.node.first_state import StartPoint
+    from edgenode.node.replica import Replica
     from edgenode.node.resources import keep_freed_memory
 
     keep_freed_memory()

@@ -60,6 +60,10 @@ class TransportError(EdgenodeError):
     """The network failed. The same call may succeed later."""
 
 
+class NotYet(TransportError):
+    """The other side has not come to what this one asks for. It is no fault: ask again."""
+
+
 class ClockError(TransportError):
     """A certificate is not valid at the time that the clock of this device shows."""
 

@@ -136,8 +136,7 @@ def averaging_rate(config: Config) -> float:
 
 def requirements(config: Config) -> Requirements:
     """Return the requirements of the configured algorithm on every graph of the run."""
-    definition = config.algorithm.definition
-    rule = definition.rule()
+    rule = (definition := config.algorithm.definition).rule()
     return Requirements(
         config.algorithm.name,
         definition.doubly_stochastic,
@@ -145,6 +144,7 @@ def requirements(config: Config) -> Requirements:
         rule.spans_period,
         averaging_rate(config),
         rule.check_graph,
+        admits=rule.common is not None,
     )
 
 

@@ -353,3 +353,12 @@ def test_train_settings_are_those_of_the_configuration() -> None:
 )
 def test_data_is_cut_where_all_nodes_share_it(settings: dict[str, object], cut: Cut | None) -> None:
     assert factory.cut(a_config(**settings)) == cut
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "graph", "admits"),
+    [("diloco", "complete", True), ("choco-sgd", "two-way", False), ("sp", "a", False)],
+)
+def test_of_the_algorithms_with_fixed_members_diloco_admits_nodes(algorithm: str, graph: str, admits: bool) -> None:
+    found = factory.requirements(load(None, {"algorithm.name": algorithm, "topology.graphs": [graph]}, {}))
+    assert (found.fixed, found.admits) == (algorithm != "sp", admits)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
+from dataclasses import dataclass
 
 import grpc.aio
 
@@ -29,14 +29,27 @@ def longest_s(size: int) -> float:
     return _STALL_S + size / _SLOWEST
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model as it is sent.
+
+    Attributes:
+        data: safetensors.
+        digest: the SHA-256, in hex, of what it must have in common with another one to be the same.
+    """
+
+    data: bytes
+    digest: str
+
+
 class ModelSender:
-    """Sends what ``model`` makes, as safetensors.
+    """Sends what ``model`` makes.
 
     Args:
         model: takes the name of the node that asks.
     """
 
-    def __init__(self, model: Callable[[str], Awaitable[bytes]]) -> None:
+    def __init__(self, model: Callable[[str], Awaitable[Model]]) -> None:
         self._model = model
         self._fetches = NewestCalls()
         self._making, self._places = asyncio.Lock(), asyncio.Semaphore(_MOST_SENT)
@@ -54,11 +67,11 @@ class ModelSender:
         async with self._fetches.only(caller, f"{caller[:16]} has called again"), self._places:
             async with self._making:
                 model = await self._model(node)
-            if own == sha256(model).hexdigest():
+            if own == model.digest:
                 return
             try:
-                async with asyncio.timeout(longest_s(len(model))):
-                    await _write(model, context)
+                async with asyncio.timeout(longest_s(len(model.data))):
+                    await _write(model.data, context)
             except TimeoutError:
                 raise TransportError("this node read too little of the model") from None
 

@@ -179,3 +179,15 @@ async def fetch_model(
     except grpc.aio.AioRpcError as exc:
         raise failure(target, exc) from exc
     return bytes(model)
+
+
+async def has_model(target: str, identity: Identity, own: str, timeout_s: float, node: str) -> bool:
+    """Return whether a member's model has this digest. If it has another one, that is not read.
+
+    Raises:
+        TransportError: the member does not answer, or has no model yet.
+    """
+    try:
+        return not await fetch_model(target, identity, 0, timeout_s, own, node)
+    except RemoteProtocolError:  # it sends its own
+        return False

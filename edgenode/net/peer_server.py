@@ -22,11 +22,11 @@ from edgenode.core.protocol.messages import Ack, Message, Verdict
 from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.topology.period import DataSize
-from edgenode.errors import DigestMismatch, EdgenodeError, RemoteProtocolError, TransportError, first_cause
+from edgenode.errors import DigestMismatch, EdgenodeError, NotYet, RemoteProtocolError, TransportError, first_cause
 from edgenode.net.faults import Faults
 from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
-from edgenode.net.model_sender import ModelSender
+from edgenode.net.model_sender import Model, ModelSender
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
 from edgenode.net.push_wire import PushReader, may_have_records
 from edgenode.net.rpc import parsed, refuse, reject
@@ -173,8 +173,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._max_payload_bytes, self._window = max_payload_bytes, window
         self._is_open.set()
 
-    def sponsor(self, model: Callable[[str], Awaitable[bytes]]) -> None:
-        """Give the model, as safetensors, to nodes that ask for it. ``model`` takes the name of the node."""
+    def sponsor(self, model: Callable[[str], Awaitable[Model]]) -> None:
+        """Give the model to nodes that ask for it. ``model`` takes the name of the node."""
         self._model = ModelSender(model)
 
     def answer(self, sender: str, ack: Ack) -> None:
@@ -263,6 +263,8 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
                 raise RemoteProtocolError(f"{self.identity.node} has no model yet")
             caller = key_of_caller(context) or theirs.node
             await self._model.send(caller, theirs.node, request.own, context)
+        except NotYet as exc:
+            await refuse(context, exc)
         except EdgenodeError as exc:
             await reject(context, exc)
 

@@ -29,9 +29,9 @@ from edgenode.net.retry import Outage
 from edgenode.net.wire import Identity, name_conflict
 from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.background import in_background
-from edgenode.node.joining import LocalNode
+from edgenode.node.first_state import StartPoint
+from edgenode.node.local_node import LocalNode
 from edgenode.node.node_options import NodeOptions
-from edgenode.node.replica import StartPoint
 
 log = structlog.get_logger()
 

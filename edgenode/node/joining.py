@@ -2,8 +2,7 @@
 
 1. Find it: at the given address, or by mDNS. Report `Join`, which shows what this process can resume from.
 2. The controller creates or resumes the run when all nodes it needs are connected, and welcomes them.
-3. If the run is under way, the controller first names a sponsor. The newcomer fetches the sponsor's model, tests that
-   it reaches all members, and reports `Fetched`. The welcome follows.
+3. If the run is under way, the node joins it (`newcomer`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from edgenode.addresses import join_address
 from edgenode.core.protocol.observed import Observed
@@ -25,7 +21,6 @@ from edgenode.core.protocol.orders import (
     Ended,
     EvictionCommitted,
     Fence,
-    Fetched,
     Halt,
     Hello,
     Join,
@@ -40,28 +35,23 @@ from edgenode.core.protocol.orders import (
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan.plan import Plan
-from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
 from edgenode.core.protocol.relays import Relays
-from edgenode.core.topology.period import DataSize
-from edgenode.errors import ConfigError, RemoteProtocolError, TransportError
+from edgenode.errors import ConfigError, TransportError
 from edgenode.net.control_client import ControlLink
 from edgenode.net.dialling import first_to_answer, ipv4_first
 from edgenode.net.interfaces import WILDCARDS, addresses_to_announce, interfaces_for
-from edgenode.net.peer_calls import fetch_model, probe
-from edgenode.net.relay_client import ask
 from edgenode.net.rpc import accepts, address_towards
-from edgenode.net.wire import PROTOCOL, Identity
+from edgenode.net.wire import PROTOCOL
 from edgenode.node.background import in_background
 from edgenode.node.controller_address import kept_controller_address, resolved
+from edgenode.node.first_state import StartPoint
+from edgenode.node.local_node import LocalNode
 from edgenode.node.mailbox import Mailbox
-from edgenode.node.model_server import check_numbers
+from edgenode.node.newcomer import Newcomer
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
-from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
 from edgenode.security.subject import Subject
-from edgenode.storage.checkpoints import Arrays
 
 if TYPE_CHECKING:
     from edgenode.net.discovery import Discovery
@@ -71,89 +61,8 @@ log = structlog.get_logger()
 _FIND_S = 10.0
 _FIND_ANOTHER_S = 2.0
 _HEAD_START_S = 0.5
-_FETCH_S = 600.0
 _PROBE_S = 5.0
-_RETRY_S = 2.0
 _CHECK_LINK_EVERY_S = 0.1
-
-
-@dataclass(frozen=True)
-class LocalNode:
-    """The part of a run that this process brings.
-
-    Attributes:
-        saved: the rounds of its intact checkpoints, and the plan of the newest.
-        data: the size of its data.
-        port: the port where its peers reach it.
-        verifier: verifies statements of a controller.
-        model_bytes: an upper bound of a sponsor's model.
-    """
-
-    identity: Identity
-    saved: tuple[frozenset[int], Plan | None]
-    data: DataSize
-    port: int
-    verifier: Verifier = UNSIGNED
-    model_bytes: int = 1 << 20
-
-
-class ModelFetcher:
-    """Fetches the model for a newcomer, if the run is under way.
-
-    Attributes:
-        sponsors: the sponsors that the controller names, in order.
-        model: z and the BatchNorm buffers of the last sponsor.
-    """
-
-    def __init__(self, local: LocalNode, link: ControlLink) -> None:
-        self.sponsors: asyncio.Queue[Sponsor] = asyncio.Queue()
-        self.model: Arrays | None = None
-        self._local, self._link = local, link
-
-    async def run(self) -> None:
-        """Until cancelled, fetch the model of every sponsor, reach all other members, and report that."""
-        while True:
-            sponsor = await self.sponsors.get()
-            try:
-                raw = await self._fetch(sponsor)
-                await self._reach(sponsor)
-                model = load(raw)
-                check_numbers(model)
-            except (TransportError, RemoteProtocolError, SafetensorError) as exc:
-                log.warning("cannot join yet", sponsor=sponsor.address, reason=str(exc))
-                await asyncio.sleep(_RETRY_S)
-                self.sponsors.put_nowait(sponsor)
-                continue
-            self.model = model
-            log.info("fetched the model", sponsor=sponsor.address, size=len(raw))
-            self._link.report(Fetched())
-
-    async def _fetch(self, sponsor: Sponsor) -> bytes:
-        identity, most = self._local.identity, self._local.model_bytes
-
-        async def fetch(address: str) -> bytes:
-            return await fetch_model(address, identity, most, _FETCH_S, node=sponsor.name)
-
-        return await ask(sponsor.name, (sponsor.address,), self._link, identity.security, fetch)
-
-    async def _reach(self, sponsor: Sponsor) -> None:
-        members = dict(zip(sponsor.names, sponsor.others, strict=False))
-        answers = await asyncio.gather(*(self._reaches(node, address) for node, address in members.items()))
-        if not all(answers):
-            unreached = [address for address, answer in zip(members.values(), answers, strict=True) if not answer]
-            raise TransportError(f"cannot reach {', '.join(unreached)}")
-
-    async def _reaches(self, node: str, address: str) -> bool:
-        identity = self._local.identity
-
-        async def call(address: str) -> None:
-            if await probe(address, identity, _PROBE_S, node) is None:
-                raise TransportError("it does not answer")
-
-        with suppress(TransportError):
-            await ask(node, (address,), self._link, identity.security, call)
-            return True
-        return False
 
 
 class ControllerBootstrap:
@@ -181,8 +90,8 @@ class ControllerBootstrap:
         self.mailbox, self.all_ended = Mailbox(), asyncio.Event()
         self._options, self._local, self._discovery = options, local, discovery
         self._shutdown, self._show_wait = shutdown, show_wait
-        self._welcomes: asyncio.Queue[Welcome] = asyncio.Queue()
-        self._fetcher = ModelFetcher(local, self.link)
+        self._newcomer = Newcomer(local, self.link)
+        self._start: StartPoint | None = None
         self._leadership: Leadership | None = None  # of the last Hello
         self._kept = kept_controller_address(options.state_dir)  # host:port from the invite, or ""
         self._good = ""  # host:port of the controller that sent it
@@ -190,16 +99,17 @@ class ControllerBootstrap:
         self._snapshot: Callable[[], NodeSnapshot] | None = None  # of the node, once it runs
 
     async def wait_for_start(self) -> StartPoint:
-        """Wait for the welcome, as long as it takes. If the run is under way, fetch the model first.
+        """Wait until this node is a member and has what it starts with, as long as it takes.
 
         Raises:
             ConfigError: there was no controller for ``wait_s``.
+            EdgenodeError: as ``Newcomer.run``.
         """
-        async with in_background(self._fetcher.run(), "model fetcher"):
-            welcome = await self._wait_for_welcome()
-        # If all nodes resume, the model of a run that was under way before does not count.
-        under_way = welcome.round > welcome.plan.records[0].start
-        return StartPoint(welcome.plan, welcome.round, self._fetcher.model if under_way else None)
+        async with in_background(self._newcomer.run(), "newcomer"):
+            self._start = await self._ready()
+        while not self._newcomer.orders.empty():
+            self.take_order(self._newcomer.orders.get_nowait())
+        return self._start
 
     def node_runs(self, snapshot: Callable[[], NodeSnapshot]) -> None:
         """The node is about to start. From now on it follows one controller."""
@@ -241,10 +151,10 @@ class ControllerBootstrap:
                 self._refused.clear()
                 self._options.security.revoke(revoked)
                 self.mailbox.post(Halt(paused))
-            case Welcome():
-                self._welcomes.put_nowait(order)
-            case Sponsor():
-                self._fetcher.sponsors.put_nowait(order)
+            case Welcome() | Sponsor() | Restart() | Abort() if self._start is None:
+                self._newcomer.orders.put_nowait(order)
+            case Welcome() | Sponsor():
+                self._overtaken_by(order)
             case Revoked(keys):
                 self._options.security.revoke(keys)
             case LeaveRefused(reason):
@@ -259,6 +169,8 @@ class ControllerBootstrap:
                 pass  # the link acts on it
             case Ended(node) if node == self._options.name:
                 self.all_ended.set()
+                if self._start is None:
+                    self._newcomer.orders.put_nowait(Restart("all members have ended"))
             case Halt() | Offer() | Fence() | EvictionCommitted() | Restart() | Ended() | Abort():
                 self.mailbox.post(order)
 
@@ -274,16 +186,23 @@ class ControllerBootstrap:
             )
         self._leadership = leadership
 
-    async def _wait_for_welcome(self) -> Welcome:
+    def _overtaken_by(self, order: Welcome | Sponsor) -> None:
+        """Take an order to a node in no run, which this one has left. If the others have resumed, it starts again."""
+        assert self._start is not None
+        repeated = isinstance(order, Welcome) and order.plan.records[0] == self._start.plan.records[0]
+        if self._local.joins_exchanges and not repeated:
+            self.mailbox.post(Restart("the others have resumed without this process"))
+
+    async def _ready(self) -> StartPoint:
         while True:
             try:
-                async with asyncio.timeout(self._options.wait_s):
+                async with asyncio.timeout(None if self._newcomer.is_member else self._options.wait_s):
                     await self.link.connected.wait()
             except TimeoutError:
                 raise ConfigError(self._why_no_controller()) from None
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CHECK_LINK_EVERY_S):
-                    return await self._welcomes.get()
+                    return await self._newcomer.starts.get()
 
     async def _find_controller(self) -> str:
         """The controller. Of those that are announced, the first one that proves at TLS that it is one.

@@ -1,23 +1,31 @@
 """A member's model for those that join: what a sponsor sends, and what a newcomer takes over of it.
 
 Both are z and the shared state, as safetensors. A sponsor makes them once in a round, in the worker.
+
+In a run of exchanges a node joins when an exchange begins, with what all members have alike then (`common_copy`). Each
+member makes a copy of that before its local steps, and keeps it for the nodes that join, until the next one begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from hashlib import sha256
 
 import numpy as np
 from safetensors.numpy import save
 
 from edgenode.core.algorithm.compression import DIVERGED, Floats
-from edgenode.errors import CheckpointError, RemoteProtocolError
+from edgenode.core.protocol.plan.newcomers import members_before
+from edgenode.core.protocol.plan.plan import Plan
+from edgenode.errors import CheckpointError, NotYet, RemoteProtocolError
+from edgenode.net.model_sender import Model
 from edgenode.node.background import Worker
 from edgenode.node.initial_model import InitialModel
 from edgenode.node.workload import SHARED_STATE, Trainer
 from edgenode.storage.checkpoints import Arrays
 
-_Z = "z"  # the key of the model among what a sponsor sends
+MODEL = "z"
+"""The name of the model among what a sponsor sends."""
 
 
 class ModelServer:
@@ -27,42 +35,75 @@ class ModelServer:
         model: makes it. Called in the worker.
         round: returns the member's round.
         initial: the model that this node begins with, if it is the first and the others take it over.
+        copy: makes the copy for nodes that join an exchange, given its first round. Called in the worker. None if nodes
+            join in any round, with the model.
 
     Attributes:
         exporting: calls that wait for the model, which must not change until then.
     """
 
     def __init__(
-        self, worker: Worker, model: Callable[[], bytes], round: Callable[[], int], initial: InitialModel | None
+        self,
+        worker: Worker,
+        model: Callable[[], bytes],
+        round: Callable[[], int],
+        initial: InitialModel | None = None,
+        copy: Callable[[int], Model] | None = None,
     ) -> None:
         self.exporting = 0
-        self._worker, self._model, self._round, self._initial = worker, model, round, initial
-        self._exported: tuple[int, bytes] | None = None  # the model of a round, for all newcomers that ask in it
+        self._worker, self._model, self._round, self._copy = worker, model, round, copy
+        self._initial = None if initial is None else (initial, _whole(initial.model))
+        self._exported: tuple[int, Model] | None = None  # the model of a round, for all newcomers that ask in it
+        self._copied: tuple[Container[str], Model] | None = None  # of this exchange, for those that join in it
 
-    async def model_for(self, node: str) -> bytes:
-        """The model for a node: the initial one, or that of this round."""
+    async def model_for(self, node: str) -> Model:
+        """The model for a node: the initial one, the copy of the exchange that it joins, or that of this round.
+
+        Raises:
+            NotYet: the exchange that the node joins does not begin yet.
+        """
         t = self._round()
-        if self._initial is not None and self._initial.serves(node, t):
-            return self._initial.model
+        if self._initial is not None and self._initial[0].serves(node, t):
+            return self._initial[1]
+        if self._copy is not None:
+            if self._copied is None or node not in self._copied[0]:
+                raise NotYet(f"{node} joins in no exchange that has begun by round {t}")
+            return self._copied[1]
         if self._exported is None or self._exported[0] != t:
             self.exporting += 1
             try:
-                self._exported = t, await self._worker(self._model)
+                self._exported = t, await self._worker(lambda: _whole(self._model()))
             finally:
                 self.exporting -= 1
         return self._exported[1]
 
+    async def begins(self, plan: Plan, t: int) -> None:
+        """Make a copy if nodes join in round t. To be called before the local step that this round begins with."""
+        if self._copy is None:
+            return
+        self._copied = None
+        if t > plan.records[0].start and (newcomers := set(plan.at(t).names) - set(members_before(plan, t))):
+            self._copied = newcomers, await self._worker(self._copy, t)
+
     def round_ended(self, t: int) -> None:
         """Forget what nobody can ask for any more: a whole model each."""
         self._exported = None
-        if self._initial is not None and t > self._initial.until:
+        if self._initial is not None and t > self._initial[0].until:
             self._initial = None
+
+
+def _whole(model: bytes) -> Model:
+    return Model(model, sha256(model).hexdigest())
 
 
 def packed(trainer: Trainer, z: Floats) -> bytes:
     """z and the shared state, for a newcomer."""
-    shared = {name: value for name, value in trainer.local_state().items() if name.startswith(SHARED_STATE)}
-    return save({_Z: z, **shared})
+    return save({MODEL: z, **shared_state(trainer)})
+
+
+def shared_state(trainer: Trainer) -> Arrays:
+    """The part of a trainer's state that a newcomer takes over."""
+    return {name: value for name, value in trainer.local_state().items() if name.startswith(SHARED_STATE)}
 
 
 def check_numbers(fetched: Arrays) -> None:
@@ -86,8 +127,8 @@ def take_over(trainer: Trainer, fetched: Arrays) -> Floats:
         RemoteProtocolError: they are of another model, or have numbers that cannot be.
     """
     own = trainer.local_state()
-    shared = {name: value for name, value in fetched.items() if name != _Z}
-    z = fetched.get(_Z)
+    shared = {name: value for name, value in fetched.items() if name != MODEL}
+    z = fetched.get(MODEL)
     if z is None or z.dtype != np.float32 or z.shape != (trainer.size,):
         raise RemoteProtocolError(f"the sponsor sent no model of {trainer.size} float32 numbers")
     check_numbers(fetched)

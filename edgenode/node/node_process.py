@@ -35,16 +35,18 @@ from edgenode.net.vouching import Vouching
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.credentials import enrolled_again, verifier
+from edgenode.node.first_state import StartPoint
 from edgenode.node.fixed_peers import agree_with_peers, watch_for_restarts
 from edgenode.node.initial_model import InitialModel, fetch_initial
-from edgenode.node.joining import ControllerBootstrap, LocalNode, announced
+from edgenode.node.joining import ControllerBootstrap, announced
+from edgenode.node.local_node import LocalNode
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.meeting import Meeting
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.node_runner import NodeRunner
 from edgenode.node.peer_directory import PeerDirectory
 from edgenode.node.renewal import keep_renewed
-from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.replica import Replica
 from edgenode.node.resumable import resumable
 from edgenode.node.shutdown import Shutdown
 from edgenode.node.standing import Standing
@@ -141,7 +143,8 @@ class NodeProcess:
         log.info("data loaded", samples=data.samples, shared_parameters=model.shared, local_parameters=model.own)
         address, cluster = join_address(self.options.listen_host, port), self.identity.cluster
         log.info("listening", node=self.options.name, address=address, cluster=cluster)
-        return LocalNode(self.identity, self.saved, data, port, self._verifier, model.most_bytes)
+        joins_exchanges = factory.requirements(options.config).admits
+        return LocalNode(self.identity, self.saved, data, port, self._verifier, model.most_bytes, joins_exchanges)
 
     # --- the run ------------------------------------------------------------------------------------
 
@@ -341,8 +344,7 @@ def run_node(
             except (Evicted, PeerRestarted) as exc:
                 again = "rejoining as a newcomer" if isinstance(exc, Evicted) else "resuming from a checkpoint"
                 log.warning(again, reason=str(exc))
-                options = replace(
-                    options, fresh=False, resume_from=None
-                )  # the next process starts from what this one has saved
+                # the next process starts from what this one has saved
+                options = replace(options, fresh=False, resume_from=None)
             except BaseExceptionGroup as exc:
                 raise first_cause(exc) from exc

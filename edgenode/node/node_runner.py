@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, assert_never
+from typing import assert_never
 
 import structlog
 
@@ -40,7 +40,6 @@ from edgenode.core.protocol.events import (
 )
 from edgenode.core.protocol.messages import Ack, Verdict
 from edgenode.core.protocol.orders import Accusation, Ended, Halt
-from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import NodeState
 from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.net.control_client import ControlLink
@@ -95,7 +94,8 @@ class NodeRunner:
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, config.run, server.faults)
         self.progress.links = self._watch
-        self._model_server = ModelServer(worker, replica.model, lambda: self.progress.snapshot.round, initial)
+        copy = replica.common_copy if replica.admits else None
+        self._model_server = ModelServer(worker, replica.model, lambda: self.progress.snapshot.round, initial, copy)
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
         self._step: Train | None = None  # to be taken next
@@ -165,6 +165,7 @@ class NodeRunner:
                 # A node that waits for no other takes its orders here, unless a checkpoint still reads its state.
                 if self._saving is None and (events := self._mailbox.get_all()):
                     await self._perform_all(await self._handle(events))
+                await self._model_server.begins(self.progress.snapshot.plan, step.round)
                 actions = await self._worker.train(self.replica.step, step, may_wait=self._saving is not None)
             else:
                 actions = await self._handle(await self._mailbox.get())
@@ -274,7 +275,7 @@ class NodeRunner:
                 for evicted, _ in record.evictions:
                     self._peers.drop(evicted)
                 self._server.identity.security.revoke(record.revoked)
-                log.info("plan changes", record=record.number, at_round=record.start, **_described(record))
+                self.progress.plan_changed(record)
             case Finish():
                 await self._finish(action)
             case Fail(error):
@@ -341,10 +342,3 @@ class NodeRunner:
         self.progress.farewell = self.replica.node.farewell()
         left = self.replica.name not in self.progress.snapshot.plan.latest.names
         self._outcome = Outcome(finish.round, finish.complete, accuracy, z, left, finish.handed_to)
-
-
-def _described(record: Record) -> dict[str, Any]:
-    """Describe the changes of a record for the log."""
-    out = {"without": [node for node, _ in record.evictions], "leaving": [leaver for leaver, _ in record.handoffs]}
-    length = {"rounds": record.rounds, "stops": record.end is not None}
-    return {"nodes": len(record.members), **length, **{k: v for k, v in out.items() if v}}

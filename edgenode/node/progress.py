@@ -19,6 +19,7 @@ from edgenode.core.protocol.events import Mixed, TimedOut
 from edgenode.core.protocol.member.node import Node
 from edgenode.core.protocol.orders import Fence, FenceAnswer, Halt, Progress
 from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import Record
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.net.control_client import ControlLink
 from edgenode.net.faults import Faults
@@ -233,6 +234,15 @@ class ProgressReporter:
         if halt.halted != self.snapshot.halted:
             self._round_timer.interrupt()
             log.info("pausing: no further round begins" if halt.halted else "resuming", round=self.snapshot.round)
+
+    def plan_changed(self, record: Record) -> None:
+        """A record changes the plan."""
+        without, leaving = [node for node, _ in record.evictions], [leaver for leaver, _ in record.handoffs]
+        changes = {name: nodes for name, nodes in (("without", without), ("leaving", leaving)) if nodes}
+        length = {"rounds": record.rounds, "stops": record.end is not None}
+        log.info(
+            "plan changes", record=record.number, at_round=record.start, nodes=len(record.members), **length, **changes
+        )
 
     # --- reports ------------------------------------------------------------------------------------
 

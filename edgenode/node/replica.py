@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +18,7 @@ from edgenode.config.schema import Config
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats, Layout
 from edgenode.core.algorithm.learner import VectorLearner
-from edgenode.core.algorithm.sparse_push import LocalUpdate, State
+from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.core.protocol.events import (
     Answered,
     Finish,
@@ -39,33 +37,21 @@ from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import CheckpointError, Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError
 from edgenode.evaluation import by_name
+from edgenode.net.model_sender import Model
 from edgenode.node.alarms import Alarms
-from edgenode.node.model_server import packed, take_over
-from edgenode.node.stats import COUNTS, NodeStats
-from edgenode.node.workload import OWN_STATE, Trainer
+from edgenode.node.common_copy import copied
+from edgenode.node.first_state import StartPoint, first_state
+from edgenode.node.model_server import packed
+from edgenode.node.stats import NodeStats
+from edgenode.node.workload import Trainer
 from edgenode.observability.model_sketch import Sketch
 from edgenode.storage import model_file
-from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore
+from edgenode.storage.checkpoints import Checkpoint, CheckpointStore
 from edgenode.storage.result_file import SENT, NodeResult
 
 _SMALL = 50_000  # parameters: of fewer, a message is decoded and mixed in some 0.1 ms
-
-
-@dataclass(frozen=True)
-class StartPoint:
-    """The point of a run at which a replica starts.
-
-    Attributes:
-        plan: the plan as the node knows it at the start.
-        round: the first round.
-        fetched: z and the shared state of a sponsor, for a node that joins a running run.
-    """
-
-    plan: Plan
-    round: int
-    fetched: Arrays | None = None
 
 
 class Replica:
@@ -81,7 +67,7 @@ class Replica:
 
     Raises:
         CheckpointError: the checkpoint of the first round is damaged or missing.
-        RemoteProtocolError: the sponsor's model does not fit this one.
+        RemoteProtocolError: what was fetched does not fit this model.
     """
 
     def __init__(
@@ -104,7 +90,8 @@ class Replica:
         self.layout = Layout(tuple(size for _, size in trainer.layout))
         self._exchange_rounds = algorithm_spec.exchange_rounds
         self._follow_length(start.plan, start.round)
-        first = self._first_state(algorithm_spec, start)  # restores how many samples there were
+        first, counts = first_state(algorithm_spec, name, trainer, store, start)  # restores how many samples there were
+        self.stats.restore(counts, float(first.u.mean()))
         weight = start.plan.latest.epoch.weight(trainer.samples) if config.task.objective == "samples" else 1.0
         self.learner = VectorLearner(algorithm_spec, self.layout, first, config.run.seed, name, weight)
         self._sponsored = start.fetched is not None and start.round > 0  # a run begins with the model of a member
@@ -126,42 +113,6 @@ class Replica:
             lag=factory.lag(config),
         )
 
-    def _first_state(self, algorithm_spec: AlgorithmSpec, start: StartPoint) -> State:
-        """The sponsor's model, the checkpoint of the first round, or the common initial model.
-
-        A newcomer starts with its sponsor's z and shared state, u = 1 and no error. Its own checkpoints are
-        dropped: they belong to an earlier incarnation. Only the part of the model that is its own goes on from them.
-        """
-        fetched = None if start.fetched is None else take_over(self.trainer, start.fetched)
-        if self._store is not None:
-            if fetched is not None and start.round:
-                self._keep_own_part(self._store)
-            self._store.rewind(start.round if fetched is None else -1)
-        if fetched is not None:
-            return algorithm_spec.initial(fetched)
-        if self._store is None or (start.round == 0 and not self._resumes_from_0(start.plan)):
-            return algorithm_spec.initial(self.trainer.initial())
-        checkpoint = self._store.load(start.round)
-        self.trainer.load_local_state(checkpoint.local)
-        self.stats.good_until = checkpoint.counts.get("good_until")
-        self.stats.refused = "refused" in checkpoint.counts
-        self.stats.counts.update({name: n for name, n in checkpoint.counts.items() if name in COUNTS})
-        self.stats.u = float(checkpoint.state.u.mean())
-        return checkpoint.state
-
-    def _keep_own_part(self, store: CheckpointStore) -> None:
-        """Load the node's own part of the model from its newest checkpoint, if that has it and it fits."""
-        state = self.trainer.local_state()
-        if store.rounds() and any(name.startswith(OWN_STATE) for name in state):
-            with suppress(CheckpointError):
-                saved = store.load(max(store.rounds())).local
-                own = {name: array for name, array in saved.items() if name.startswith(OWN_STATE)}
-                self.trainer.load_local_state({**state, **own})
-
-    def _resumes_from_0(self, plan: Plan) -> bool:
-        """Return whether the trainer may have trained before, so that only a checkpoint has the beginning."""
-        return plan.records[0].number > 0 and self._store is not None and 0 in self._store.rounds()
-
     def _follow_length(self, plan: Plan, t: int) -> None:
         """Let the trainer know how long the run is, as of round t."""
         if (rounds := plan.at(t).rounds) is not None:
@@ -170,6 +121,15 @@ class Replica:
     def model(self) -> bytes:
         """z and the shared state, for a newcomer."""
         return packed(self.trainer, self.learner.model())
+
+    @property
+    def admits(self) -> bool:
+        """Return whether nodes join when an exchange begins, with what all members have alike then."""
+        return self.learner.algorithm_spec.rule.common is not None
+
+    def common_copy(self, t: int) -> Model:
+        """What all members have alike at the beginning of an exchange, for nodes that join in its first round, t."""
+        return copied(self.learner.algorithm_spec.rule, self.learner.state, self.trainer, t)
 
     # --- actions of the node ------------------------------------------------------------------------
 

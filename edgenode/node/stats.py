@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgenode.core.algorithm.compression import Floats
@@ -30,6 +31,13 @@ class NodeStats:
     def accuracy(self) -> float | None:
         """The accuracy at the last evaluation, if it had one."""
         return self.evaluation.accuracy
+
+    def restore(self, counts: Mapping[str, int], u: float) -> None:
+        """Go on from the counts of a checkpoint, and its push-sum weight. Without one, there are none."""
+        self.good_until = counts.get("good_until")
+        self.refused = "refused" in counts
+        self.counts.update({name: n for name, n in counts.items() if name in COUNTS})
+        self.u = u
 
     def count(self, **more: int) -> None:
         """Add to the counts of these names."""

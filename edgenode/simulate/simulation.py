@@ -47,8 +47,9 @@ from edgenode.core.topology.period import Epoch
 from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.evaluation import Evaluation
 from edgenode.node.agreed_plan import agreed_plan
+from edgenode.node.first_state import StartPoint
 from edgenode.node.remote_trainer import RemoteTrainer
-from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.replica import Replica
 from edgenode.node.workload import Training, checkpoint_store
 from edgenode.simulate.before_gossip import BeforeGossip
 from edgenode.simulate.history import History

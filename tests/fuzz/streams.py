@@ -31,6 +31,7 @@ from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.errors import EdgenodeError, LocalProtocolError, RemoteProtocolError
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
+from edgenode.net.model_sender import Model
 from edgenode.net.order_wire import REPORTS, join_to_wire, progress_to_wire
 from edgenode.net.peer_server import PeerServer
 from edgenode.net.proto import peer_pb2
@@ -142,8 +143,8 @@ async def _fetch(frames: list[bytes]) -> None:
     """Calls of a newcomer to a sponsor."""
     server = _peer()
 
-    async def model(node: str) -> bytes:
-        return bytes(1000)
+    async def model(node: str) -> Model:
+        return Model(bytes(1000), "its digest")
 
     server.sponsor(model)
     for request in _parsed(peer_pb2.FetchModelRequest, frames):

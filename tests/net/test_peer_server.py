@@ -18,7 +18,8 @@ from edgenode.core.protocol.plan.record import Member, Record
 from edgenode.core.topology.schedule import GraphSpec, Schedule
 from edgenode.errors import RemoteProtocolError, TransportError
 from edgenode.net import model_sender, peer_server
-from edgenode.net.peer_calls import abort, fetch_model, meet, probe
+from edgenode.net.model_sender import Model
+from edgenode.net.peer_calls import abort, fetch_model, has_model, meet, probe
 from edgenode.net.peer_server import Answers
 from edgenode.net.proto import peer_pb2, peer_pb2_grpc
 from edgenode.net.rpc import channel
@@ -338,15 +339,17 @@ async def test_abort_of_a_peer_arrives_with_its_identity() -> None:
 async def test_newcomer_fetches_the_model_in_chunks() -> None:
     receiver, model = Receiver(), bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"end"
 
-    async def export(node: str) -> bytes:
+    async def export(node: str) -> Model:
         assert node == N0.node
-        return model
+        return Model(model, sha256(model).hexdigest())
 
     async with receiver.up() as target:
         receiver.server.sponsor(export)
         assert await fetch_model(target, N0, len(model), SOON_S) == model
         assert await fetch_model(target, N0, len(model), SOON_S, sha256(b"another").hexdigest()) == model
         assert await fetch_model(target, N0, len(model), SOON_S, sha256(model).hexdigest()) == b""
+        assert await has_model(target, N0, sha256(model).hexdigest(), SOON_S, "n1")
+        assert not await has_model(target, N0, sha256(b"another").hexdigest(), SOON_S, "n1")
         error = await failure(fetch_model(target, N0, len(model) - 1, SOON_S))
     assert isinstance(error, RemoteProtocolError)
     assert str(error) == f"{target} sends a model of more than {len(model) - 1} bytes"
@@ -362,13 +365,13 @@ async def test_node_without_a_model_refuses_to_send_it() -> None:
 async def test_newcomers_fetch_one_after_the_other() -> None:
     receiver, at_once, most = Receiver(), 0, 0
 
-    async def export(node: str) -> bytes:
+    async def export(node: str) -> Model:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
         await asyncio.sleep(0.01)
         at_once -= 1
-        return bytes(3 * CHUNK_BYTES)
+        return Model(bytes(3 * CHUNK_BYTES), "its digest")
 
     async with receiver.up() as target:
         receiver.server.sponsor(export)
@@ -405,8 +408,8 @@ async def end_of(fetch: grpc.aio.UnaryStreamCall) -> tuple[grpc.StatusCode, str]
     return await fetch.code(), await fetch.details() or ""
 
 
-async def export_large(node: str) -> bytes:
-    return b"model" if node == "n0" else bytes(24 << 20)
+async def export_large(node: str) -> Model:
+    return Model(b"model" if node == "n0" else bytes(24 << 20), "its digest")
 
 
 async def test_newcomers_that_read_nothing_do_not_keep_another_out() -> None:

@@ -19,7 +19,7 @@ from edgenode.net.peer_server import PeerServer
 from edgenode.net.rpc import serving
 from edgenode.net.wire import Identity
 from edgenode.node.fixed_peers import Agreement, agree_with_peers, watch_for_restarts
-from edgenode.node.joining import LocalNode
+from edgenode.node.local_node import LocalNode
 from edgenode.node.node_options import NodeOptions
 from tests.net.peer_ends import SOON_S, until
 

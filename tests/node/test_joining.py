@@ -16,6 +16,7 @@ from edgenode.config.load import load
 from edgenode.config.schema import Config
 from edgenode.core.protocol.events import Disconnected, Reported
 from edgenode.core.protocol.orders import (
+    Ended,
     EvictionCommitted,
     Fence,
     Halt,
@@ -23,13 +24,15 @@ from edgenode.core.protocol.orders import (
     Leadership,
     Offer,
     Order,
+    Restart,
+    Sponsor,
     Standby,
     Welcome,
 )
-from edgenode.core.protocol.plan.plan import create_plan
+from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import DataSize, Epoch
-from edgenode.errors import ConfigError, Diverged, TransportError
+from edgenode.errors import ConfigError, Diverged, PeerRestarted, TransportError
 from edgenode.net import control_server, dialling, peer_server
 from edgenode.net.control_server import ControlServer
 from edgenode.net.faults import Faults
@@ -40,17 +43,19 @@ from edgenode.net.tls import MutualTls
 from edgenode.net.wire import Identity
 from edgenode.node.background import in_background
 from edgenode.node.controller_address import keep_controller_address
+from edgenode.node.first_state import StartPoint
 from edgenode.node.fixed_peers import Agreement, agree_with_peers
-from edgenode.node.joining import ControllerBootstrap, LocalNode
+from edgenode.node.joining import ControllerBootstrap
+from edgenode.node.local_node import LocalNode
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.progress import NodeSnapshot
-from edgenode.node.replica import StartPoint
 from edgenode.node.shutdown import Shutdown
 from edgenode.security.certificates import make_authority, make_credentials
 from edgenode.security.subject import CONTROLLER, Subject
 from tests.net.peer_ends import SOON_S, failure, until
 
 PLAN = create_plan("edgenode", [Member("n0"), Member("n1")], factory.schedule(Config()))
+RESUMED = Plan((replace(PLAN.latest, number=1, start=60),))
 FENCE = Fence(3, 1, frozenset({"n3"}))
 OPTIONS = NodeOptions(Config(), "n0", "127.0.0.1:0", (), "127.0.0.1:1", Path("unused"))
 LOCAL = LocalNode(
@@ -58,8 +63,10 @@ LOCAL = LocalNode(
 )
 
 
-def bootstrap(shown: list[str] | None = None, options: NodeOptions = OPTIONS) -> ControllerBootstrap:
-    return ControllerBootstrap(options, LOCAL, None, Shutdown(lambda _: None), ([] if shown is None else shown).append)
+def bootstrap(
+    shown: list[str] | None = None, options: NodeOptions = OPTIONS, local: LocalNode = LOCAL
+) -> ControllerBootstrap:
+    return ControllerBootstrap(options, local, None, Shutdown(lambda _: None), ([] if shown is None else shown).append)
 
 
 def greet(node: ControllerBootstrap, *leaderships: Leadership) -> None:
@@ -149,6 +156,29 @@ async def test_a_welcome_gives_plan_and_round_once_connected() -> None:
     node.link.connected.set()
     node.take_order(Welcome(PLAN, 50))
     assert await node.wait_for_start() == StartPoint(PLAN, 50)
+
+
+@pytest.mark.parametrize("order", [Welcome(RESUMED, 80), Sponsor("127.0.0.1:1", ())])
+@pytest.mark.parametrize("exchanges", [True, False])
+async def test_process_without_which_the_others_have_resumed_starts_again(order: Order, exchanges: bool) -> None:
+    """It has started meanwhile. Where nodes join in any round, such an order is an old one."""
+    node = bootstrap(local=replace(LOCAL, joins_exchanges=exchanges))
+    node.link.connected.set()
+    node.take_order(Welcome(PLAN, 0))
+    assert await node.wait_for_start() == StartPoint(PLAN, 0)
+    node.take_order(Welcome(PLAN, 0))  # repeated on a new link
+    assert node.mailbox.get_all() == []
+    node.take_order(order)
+    assert bool(node.mailbox.get_all()) == exchanges
+
+
+async def test_restart_ends_the_wait_for_a_start() -> None:
+    for order in (Restart("n1 restarted"), Ended("n0")):
+        node = bootstrap()
+        node.link.connected.set()
+        node.take_order(order)
+        with pytest.raises(PeerRestarted, match=r"n1 restarted|all members have ended"):
+            await node.wait_for_start()
 
 
 async def test_without_a_controller_the_wait_ends_with_its_address() -> None:

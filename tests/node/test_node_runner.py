@@ -23,10 +23,11 @@ from edgenode.net.peer_server import PeerServer
 from edgenode.net.peers import Peers
 from edgenode.net.wire import Identity
 from edgenode.node.background import WorkerThread
+from edgenode.node.first_state import StartPoint
 from edgenode.node.mailbox import Mailbox
 from edgenode.node.node_runner import NodeRunner
 from edgenode.node.peer_directory import PeerDirectory
-from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.replica import Replica
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.storage.checkpoints import CheckpointStore
 from edgenode.storage.filesystem import RealDisk

@@ -17,7 +17,8 @@ from edgenode.core.protocol.plan.plan import Plan, create_plan
 from edgenode.core.protocol.plan.record import Member
 from edgenode.core.topology.period import Epoch
 from edgenode.errors import RemoteProtocolError
-from edgenode.node.replica import Replica, StartPoint
+from edgenode.node.first_state import StartPoint
+from edgenode.node.replica import Replica
 from edgenode.node.task_workload import TaskWorkload
 from edgenode.node.workload import checkpoint_store
 from edgenode.storage.checkpoints import Arrays, Checkpoint, CheckpointStore

@@ -70,7 +70,7 @@ class PeerServiceServicer:
 
     def FetchModel(self, request, context):
         """The model as it is now, for a newcomer, or that of the beginning, for a member that begins: z and the shared state
-        as safetensors, in chunks.
+        as safetensors, in chunks. For a node that joins a run of exchanges, also what else all members have alike.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,7 @@
    if an operator forces it: all restart, and the others resume together from the newest checkpoint between two
    exchanges that all of them have. The changes of the one that is out are lost from there on, and nothing else. An
    exchange keeps the number of its rounds (`Schedule.exchange`), so the run keeps its length. The process that is out
-   is turned away until they have. The failure detector forces nothing: a member that is silent is waited for.
+   is turned away, or waits until it can join. The failure detector forces nothing: a silent member is waited for.
 8. So a run of exchanges also admits nodes when an exchange begins, by a record. The exchange waits for them. A member
    that comes back without its state restarts the others, which resume without it, and joins. A node that has not begun
    has nothing that others need, so the failure detector may evict it.
@@ -94,7 +94,7 @@ class FixedMembers:
         why = f"{_FIXED}: {', '.join(names)}"
         refused = [] if state.admits else state.refuse_all(membership.newcomers.keys() - set(names), why)
         out = sorted(membership.given_up & set(names))
-        for node in out:
+        for node in [] if state.admits else out:
             why = f"{node} was evicted, and the others resume"
             refused += state.refuse_all(membership.newcomers.keys() & {node}, why)
         returned = sorted(membership.newcomers.keys() & set(names))
