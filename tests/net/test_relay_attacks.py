@@ -58,14 +58,15 @@ def a_meddler(harm: Harm) -> type[RelayServer]:
         ) -> None:
             if sender == "n0":
                 Meddler.harmed += 1
-            if Meddler.harmed > _HARMED:
-                await super()._pass_on(requests, to, sender)
-                return
             chunks = list[bytes]()
-            async for request in requests:
-                chunks.append(request.chunk)
-                for chunk in harm(chunks):
-                    await to.write(relay_pb2.RelayResponse(chunk=chunk))
+
+            async def harmed() -> AsyncIterator[relay_pb2.RelayRequest]:
+                async for request in requests:
+                    chunks.append(request.chunk)
+                    for chunk in harm(chunks):
+                        yield relay_pb2.RelayRequest(chunk=chunk)
+
+            await super()._pass_on(harmed() if Meddler.harmed <= _HARMED else requests, to, sender)
 
     return Meddler
 
