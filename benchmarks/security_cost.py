@@ -121,7 +121,7 @@ async def connect_s(security: Security, keys: frozenset[str], count: int) -> flo
         target, name = f"127.0.0.1:{port}", _SUBJECT.dns_name
         began = time.process_time()
         for _ in range(count):
-            async with channel(target, await security.knowing(target, name, keys), name) as there:
+            async with channel(target, await security.knowing(target, name, keys, target, 2.0), name) as there:
                 stream = there.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
                 for frame in PushWriter().frames(Message("n0", 0, 0, 0, _DIGEST, 0.5, (1.0,), b"")):
                     await stream.write(frame)

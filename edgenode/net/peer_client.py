@@ -2,8 +2,9 @@
 
 A push is never lost silently. Its link repeats it, over as many connections as it takes, until the receiver answers it.
 A receiver that cannot be reached directly may be reached by a relay. The link then tries both in turn, and leaves the
-relay when a direct connection can be opened again. A firewall that drops packets ends no connection. So a link that
-waits for an answer for long makes sure that a new connection can be opened.
+relay when a direct connection can be opened again. At first it tries only relays where members wait, which know at once
+whether the receiver is there, and the direct connection has a head start (as in RFC 8305). A firewall that drops
+packets ends no connection. So a link that waits for an answer for long makes sure that a new connection can be opened.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from edgenode.net.peer_calls import reach
 from edgenode.net.proto import peer_pb2
 from edgenode.net.push_wire import PushWriter
 from edgenode.net.relay_client import Relay, Way, way_by
-from edgenode.net.retry import Backoff, Outage, stay_connected
+from edgenode.net.retry import PATIENT_CONNECT_S, Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side
 from edgenode.net.wire import MOST_ANSWERS, Identity, ack_from_wire
 from edgenode.security.subject import Subject
@@ -42,7 +43,8 @@ PUSH = "/edgenode.v1.PeerService/Push"
 _LINK_BACKOFF = Backoff(initial_s=0.05, max_s=1.0, jitter_s=0.2)
 _HELLO_S = 10.0
 _GRPC_PREFIX_BYTES = 5
-_RELAY_AFTER_S = 2.0  # a receiver that starts again is back by then
+_HEAD_START_S = 0.5  # a direct connection takes four round trips
+_DIALLED_BY_RELAYS_AFTER_S = 2.0  # a receiver that starts again is back by then
 _STALLED_S = 3.0  # plus what answers usually take
 _CHECK_EVERY_S = 0.5
 _BETTER_EVERY_S = 2.0
@@ -152,7 +154,9 @@ class PeerLink:
             if self._is_done():
                 return
         peer = self._peer_addresses()
-        if self._by_relay and failing_s >= _RELAY_AFTER_S and self._unanswered and (relays := self._relays()):
+        at_first = failing_s < _DIALLED_BY_RELAYS_AFTER_S
+        relays = [relay for relay in self._relays() if relay.only_waiting or not at_first] if self._unanswered else []
+        if self._by_relay and failing_s and relays:
             self._by_relay = False
             await self._connect_by_relay(peer, relays)
             return
@@ -161,8 +165,11 @@ class PeerLink:
             raise TransportError(f"no address of {self.to} is known yet")
         target = (self._watch.found(self.to) if self._watch else "") or peer.addresses[attempt % len(peer.addresses)]
         began = self._answered_at = time.monotonic()
+        connect_s = _HEAD_START_S if at_first and relays else self._outage.connect_s
+        if self._direct_again.is_set():
+            connect_s = PATIENT_CONNECT_S  # as the probe that has reached it
         try:
-            await self._converse(target, peer)
+            await self._converse(target, peer, connect_s)
         except EdgenodeError as exc:
             self._by_relay = True
             if self._watch and self._unanswered:
@@ -193,7 +200,8 @@ class PeerLink:
         """One connection by a relay. Return what ended it, or None if everything is answered."""
         async with way_by(relay, self._identity.security, self.to) as way:
             try:
-                await self._converse(way.address, peer, way)
+                # A relay may have to connect to the receiver, and says why it cannot. That alone may take long.
+                await self._converse(way.address, peer, _HELLO_S, way)
             except TransportError as exc:
                 return exc if self._good_relay else TransportError(f"by way of {relay.name}: {way.why or exc}")
             except EdgenodeError as exc:
@@ -203,14 +211,12 @@ class PeerLink:
                     self._watch.relayed(self.to, "")
         return None
 
-    async def _converse(self, target: str, peer: PeerAddresses, way: Way | None = None) -> None:
+    async def _converse(self, target: str, peer: PeerAddresses, connect_s: float, way: Way | None = None) -> None:
         """One connection, from its start to its end. Errors do not name the loopback port of a relay."""
         shown = target if way is None else peer.addresses[0] if peer.addresses else self.to
         server, security = Subject("node", self.to).dns_name, self._identity.security
         if peer.keys:
-            security = await security.knowing(target, server, peer.keys, shown)
-        # A relay first connects to the receiver itself, and says why it cannot. That alone may take long.
-        connect_s = _HELLO_S if way else self._outage.connect_s
+            security = await security.knowing(target, server, peer.keys, shown, connect_s)
         async with channel(target, security, server, connect_s) as to_peer:
             stream = to_peer.stream_stream(PUSH, None, peer_pb2.PushResponse.FromString)()
             try:

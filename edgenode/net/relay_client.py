@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import grpc
@@ -42,11 +42,13 @@ class Relay:
     Attributes:
         address: host:port.
         server: the DNS name in its certificate.
+        only_waiting: it is asked for a member that waits there, and does not dial any other.
     """
 
     name: str
     address: str
     server: str
+    only_waiting: bool = False
 
 
 class Way:
@@ -59,8 +61,8 @@ class Way:
         why: the last error of the relay. Empty if it did not fail.
     """
 
-    def __init__(self, relay: str, stub: relay_pb2_grpc.RelayServiceStub, to: str) -> None:
-        self.relay, self._stub, self._to = relay, stub, to
+    def __init__(self, relay: str, stub: relay_pb2_grpc.RelayServiceStub, first: relay_pb2.RelayRequest) -> None:
+        self.relay, self._stub, self._first = relay, stub, first
         self.address, self.why, self.waits = "", "", False
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,12 +71,12 @@ class Way:
         def opened(response: relay_pb2.RelayResponse) -> None:
             self.waits = response.waits
 
-        self.why = await _carry(self._stub.Relay(), self._to, reader, writer, opened) or self.why
+        self.why = await _carry(self._stub.Relay(), self._first, reader, writer, opened) or self.why
 
 
 async def _carry(
     call: grpc.aio.StreamStreamCall,
-    to: str,
+    request: relay_pb2.RelayRequest,
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     opened: Callable[[relay_pb2.RelayResponse], None] = lambda response: None,
@@ -95,7 +97,7 @@ async def _carry(
         writer.transport.abort()
 
     try:
-        await call.write(relay_pb2.RelayRequest(to=to))
+        await call.write(request)
         async with asyncio.timeout(_OPEN_S):
             first = await call.read()
         if first is not grpc.aio.EOF:
@@ -116,8 +118,9 @@ async def _carry(
 @asynccontextmanager
 async def way_by(relay: Relay, security: Security, to: str) -> AsyncIterator[Way]:
     """A way to a member by a relay, for as long as the block lasts."""
+    first, carrying = relay_pb2.RelayRequest(to=to, only_waiting=relay.only_waiting), set[asyncio.Task[None]]()
     async with channel(relay.address, security, relay.server) as to_relay, asyncio.TaskGroup() as group:
-        way, carrying = Way(relay.name, relay_pb2_grpc.RelayServiceStub(to_relay), to), set[asyncio.Task[None]]()
+        way = Way(relay.name, relay_pb2_grpc.RelayServiceStub(to_relay), first)
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if not server.is_serving():  # the way has ended since the connection was accepted
@@ -148,7 +151,7 @@ async def called_by(relay: Relay, security: Security, to: str, call: Callable[[s
         TransportError: it does not wait there, or the call raises it.
     """
     error: EdgenodeError | None = None  # raised when the way has ended, whose task group would wrap it
-    async with way_by(relay, security, to) as way:
+    async with way_by(replace(relay, only_waiting=True), security, to) as way:
         try:
             result = await call(way.address)
         except EdgenodeError as exc:
@@ -157,8 +160,6 @@ async def called_by(relay: Relay, security: Security, to: str, call: Callable[[s
         raise TransportError(f"by way of {relay.name}: {way.why or error}") from error
     if error is not None:
         raise error
-    if not way.waits:
-        raise TransportError(f"by way of {relay.name}: {way.why or f'{to} does not wait there'}")
     return result
 
 
@@ -214,7 +215,7 @@ async def _take(stub: relay_pb2_grpc.RelayServiceStub, token: str, relay: str, i
     ours = join_address(*writer.get_extra_info("sockname")[:2])
     inbound.by[ours] = relay
     try:
-        await _carry(stub.Take(), token, reader, writer)
+        await _carry(stub.Take(), relay_pb2.RelayRequest(to=token), reader, writer)
     finally:
         del inbound.by[ours]
 

@@ -6,8 +6,9 @@
    model.
 3. A member that nobody can dial waits at the relay, with a call that it has opened itself (`Wait`). It takes each
    connection with another call (`Take`), whose bytes the relay exchanges with those of the caller.
-4. To a member that does not wait, the relay opens a TCP connection. So that a false address of a member opens no way
-   into the relay's own machine, the relay first makes sure that this member answers there.
+4. To a member that does not wait, the relay opens a TCP connection, unless the caller wants none. So that a false
+   address of a member opens no way into the relay's own machine, the relay first makes sure that this member answers
+   there.
 5. Every member has limits (`relay_limits`), so that no member can take all places or the whole line.
 """
 
@@ -116,7 +117,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
     async def Take(self, requests: _Requests, context: grpc.aio.ServicerContext) -> None:
         """The end of a connection at the member that waits, until either side ends it."""
         try:
-            token = await _first(requests)
+            token = (await _first(requests)).to
             arrival, caller = self._arrivals.get(token), node_of_caller(context)
             if arrival is None or arrival.taken.done() or caller not in ("", arrival.to):
                 raise RemoteProtocolError("no such connection has arrived")
@@ -134,15 +135,21 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
         caller = node_of_caller(context)
         try:
             with self.traffic.counted("" if caller == self._identity.node else caller):
-                to = await _first(requests)
+                first = await _first(requests)
+                to = first.to
                 if caller:
                     self._require_known(caller)
                 if to in self._queues:
                     await self._splice(requests, context, caller, to)
+                elif first.only_waiting:
+                    raise self._waits_elsewhere(to)
                 else:
                     await self._dial(requests, context, caller, to)
         except (EdgenodeError, ExceptionGroup) as exc:
             await refuse(context, first_cause(exc))
+
+    def _waits_elsewhere(self, node: str) -> TransportError:
+        return TransportError(f"{node} does not wait at {self._identity.node}")
 
     def _require_known(self, node: str) -> None:
         if not self._is_known(node):
@@ -212,7 +219,7 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
     async def _open(self, to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if not (address := self._address_of(to)):
             if self._is_known(to):
-                raise TransportError(f"{to} does not wait at {self._identity.node}")
+                raise self._waits_elsewhere(to)
             raise RemoteProtocolError(f"{self._identity.node} relays between members only")
         await reach(address, to, self._identity, _REACH_S)
         try:
@@ -222,10 +229,9 @@ class RelayServer(relay_pb2_grpc.RelayServiceServicer):
             raise failure("", exc) from exc
 
 
-async def _first(requests: _Requests) -> str:
-    """What the first request names."""
+async def _first(requests: _Requests) -> relay_pb2.RelayRequest:
     try:
         async with asyncio.timeout(_HELLO_S):
-            return (await anext(aiter(requests), relay_pb2.RelayRequest())).to
+            return await anext(aiter(requests), relay_pb2.RelayRequest())
     except TimeoutError:
         raise TransportError(f"no request in {_HELLO_S:g} s") from None

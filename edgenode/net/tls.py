@@ -45,7 +45,6 @@ Admits = Callable[[Subject, str], bool | Awaitable[bool]]
 Admitted = Callable[[grpc.aio.ServicerContext, str], None]  # gets each admitted call, and the id of its key
 ANYONE: Caller = Subject("operator", "anyone"), ""
 """Every caller of a process that works without certificates."""
-_SHOW_S = 5.0
 _NAMES, _CERTIFICATE, _RESUMED = "x509_subject_alternative_name", "x509_pem_cert", "ssl_session_reused"
 
 
@@ -61,14 +60,16 @@ class Security(Protocol):
         """A lazy channel to host:port, where the server's certificate must have the DNS name ``server``."""
         ...
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str, timeout_s: float) -> Security:
         """Return a `Security` for the process at host:port that shows one of these keys now, and for no other.
 
         Args:
             what: its name in errors.
+            timeout_s: the time that a TCP connection and its TLS handshake have.
 
         Raises:
-            TransportError: it cannot be reached, its certificate is not valid for ``server``, or it has another key.
+            TransportError: it cannot be reached in time, its certificate is not valid for ``server``, or it has another
+                key.
         """
         ...
 
@@ -94,8 +95,8 @@ class Insecure:
         del server
         return grpc.aio.insecure_channel(target, options=options)
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
-        del target, server, keys, what
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str, timeout_s: float) -> Security:
+        del target, server, keys, what, timeout_s
         return self
 
     def server(self, options: Options, admitted: Admitted) -> grpc.aio.Server:
@@ -137,9 +138,9 @@ class MutualTls:
         ours = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
         return grpc.aio.secure_channel(target, ours, options=[*options, ("grpc.ssl_target_name_override", server)])
 
-    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str) -> Security:
+    async def knowing(self, target: str, server: str, keys: frozenset[str], what: str, timeout_s: float) -> Security:
         own = self._credentials
-        shown = await _shown_certificate(target, server, own.authority, what)
+        shown = await _shown_certificate(target, server, own.authority, what, timeout_s)
         if public_key_id(shown) not in keys:
             raise TransportError(f"{what} shows a key that the plan does not have")
         return MutualTls(replace(own, authority=shown), self.admits)
@@ -202,11 +203,11 @@ def _configuration(own: Credentials) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(own.key, own.certificate)], own.authority)
 
 
-async def _shown_certificate(target: str, server: str, authority: bytes, what: str) -> bytes:
+async def _shown_certificate(target: str, server: str, authority: bytes, what: str, timeout_s: float) -> bytes:
     """The certificate (PEM) of the server at host:port, which is valid for a DNS name."""
     trust = ssl.create_default_context(cadata=authority.decode())
     try:
-        async with asyncio.timeout(_SHOW_S):
+        async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(*split_address(target), ssl=trust, server_hostname=server)
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         writer.transport.abort()

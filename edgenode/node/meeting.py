@@ -67,8 +67,9 @@ class Meeting:
     def relays_to(self, peer: str) -> list[Relay]:
         """The processes that may relay to a peer, the best first: this one, if the peer waits here.
 
-        Relays follow, the one first that was quickest to answer this node, and the controller if nodes wait there. At
-        the end are those that do not answer this node, and the controller if it is not in the data path.
+        Relays follow, the one first that was quickest to answer this node, and the controller if nodes wait there. They
+        dial a peer only after none of them has it waiting. At the end are those that do not answer this node, and the
+        controller if it is not in the data path.
         """
         assert self._routes is not None
         own = [self._relay(self._identity.node, self._inbound.own)] if self.relay.is_waiting(peer) else []
@@ -76,7 +77,8 @@ class Meeting:
         quick = sorted(relay_processes(self._link), key=lambda relay: self._met.get(relay.name, inf))
         hosts = [*quick, *controller_as_relay(self._link)]
         met = [relay for relay in hosts if relay.name in self._met]
-        return [*own, *met, *others, *(relay for relay in hosts if relay.name not in self._met)]
+        waited_at = [replace(relay, only_waiting=True) for relay in (*own, *met)]
+        return [*waited_at, *met, *others, *(relay for relay in hosts if relay.name not in self._met)]
 
     async def run(self, link: ControlLink) -> None:
         """Wait where that helps, until cancelled."""

@@ -180,7 +180,7 @@ async def test_expired_certificate_of_the_other_is_the_clock() -> None:
         with pytest.raises(ClockError, match="this device's clock says"):
             await serves(target, 2.0, ours)
         with pytest.raises(ClockError, match="this device's clock says"):
-            await ours.knowing(target, CONTROLLER.dns_name, frozenset(), target)
+            await ours.knowing(target, CONTROLLER.dns_name, frozenset(), target, 2.0)
 
 
 async def test_plain_server_to_a_client_with_tls_is_explained() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -55,11 +55,14 @@ async def a_relay(
 
 
 class Sender:
-    """n0, which dials ``address`` to reach n1 directly. Each look at its clock takes a second."""
+    """n0, which dials ``address`` to reach n1 directly. Without a clock, each look at its own takes a second."""
 
-    def __init__(self, address: str, *relays: Relay, identity: Identity = N0, keys: frozenset[str] = frozenset()):
+    def __init__(
+        self, address: str, *relays: Relay, identity: Identity = N0, keys: frozenset[str] = frozenset(),
+        clock: Callable[[], float] | None = None,
+    ) -> None:  # fmt: skip
         self.address, self.observed, self.answered, self._now = address, "", list[Answered](), 0.0
-        self.watch = LinkWatch(identity, lambda to: (self.address, 0), self._clock, lambda to: self.observed)
+        self.watch = LinkWatch(identity, lambda to: (self.address, 0), clock or self._clock, lambda to: self.observed)
         self.link = PeerLink(
             "n1", identity, lambda: PeerAddresses((self.address,), keys=keys), self.answered.append,
             watch=self.watch, relays=lambda: relays,
@@ -182,17 +185,6 @@ async def test_without_a_relay_the_reason_is_that_of_the_direct_attempt(monkeypa
         pushing.cancel()
     reasons = {line["why"] for line in logs if "why" in line}
     assert reasons == {f"{NOBODY}: connection refused: nothing listens there, or a firewall rejects it"}
-
-
-@pytest.fixture
-def full() -> Iterator[str]:
-    """A listener whose queue is full: the kernel drops what is sent to its port, as a firewall does."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as stack:
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.slow

@@ -192,10 +192,11 @@ async def test_relayed_call_to_a_member_that_does_not_wait_is_refused() -> None:
     n0, n1, n2 = map(secured, ("n0", "n1", "n2"))
 
     async def meet(address: str) -> None:
-        assert await probe(address, n0, SOON_S, "n1")
+        if not await probe(address, n0, SOON_S, "n1"):
+            raise TransportError("nobody is there")
 
     async with Receiver(n1).up() as address, a_relay({"n0": NOBODY, "n1": address}, n2) as relay:
-        with pytest.raises(TransportError, match="does not wait there"):
+        with pytest.raises(TransportError, match="by way of n2: n1 does not wait at n2"):
             await called_by(relay, n0.security, "n1", meet)
 
 

@@ -86,7 +86,8 @@ class Neighbours:
                 task.cancel()
 
     def relays_to(self, peer: str) -> list[str]:
-        return [relay.name for relay in self.meeting.relays_to(peer)]
+        """Their names, with a question mark if they do not dial the peer."""
+        return [relay.name + "?" * relay.only_waiting for relay in self.meeting.relays_to(peer)]
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ async def test_controller_where_nodes_wait_is_tried_before_members(neighbours: N
         assert neighbours.relays_to("n2") == ["n0", "controller"]
         neighbours.link.connected.set()
         await until(lambda: neighbours.hosts.is_waiting("n1"))
-        await until(lambda: neighbours.relays_to("n2") == ["controller", "n0"])
+        await until(lambda: neighbours.relays_to("n2") == ["controller?", "controller", "n0"])
         neighbours.link.connected.clear()
         await until(lambda: neighbours.relays_to("n2") == ["n0", "controller"])
 
@@ -146,10 +147,10 @@ async def test_relay_that_answers_soonest_is_tried_before_the_controller(neighbo
         address = neighbours.meeting._routes.address_of("n0")  # where another process relays
         neighbours.link.relays.take(Relays((RelayAddress("far", "127.0.0.1:1"), RelayAddress("fra", address))))
         neighbours.link.connected.set()
-        await until(lambda: neighbours.relays_to("n2") == ["fra", "controller", "n0", "far"])
+        await until(lambda: neighbours.relays_to("n2") == ["fra?", "controller?", "fra", "controller", "n0", "far"])
         assert neighbours.n0.is_waiting("n1") and neighbours.hosts.is_waiting("n1")
         neighbours.meeting._met["far"] = 0.0
-        assert neighbours.relays_to("n2") == ["far", "fra", "controller", "n0"]
+        assert neighbours.relays_to("n2")[:3] == ["far?", "fra?", "controller?"]
 
 
 async def test_node_waits_at_a_relay_while_no_controller_is_there(neighbours: Neighbours) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65\x64genode/v1/relay.proto\x12\x0b\x65\x64genode.v1\"Z\n\x0bRelayReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12,\n\x07traffic\x18\x03 \x03(\x0b\x32\x1b.edgenode.v1.RelayedTraffic\"B\n\x0eRelayedTraffic\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"-\n\x0bRelayAccess\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x0f\n\x07revoked\x18\x02 \x03(\t\")\n\x0cRelayRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"-\n\rRelayResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\r\n\x05waits\x18\x02 \x01(\x08\"\x1b\n\x0bWaitRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x18\n\x07\x41rrival\x12\r\n\x05token\x18\x01 \x01(\t2\xcf\x01\n\x0cRelayService\x12\x42\n\x05Relay\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x12\x38\n\x04Wait\x12\x18.edgenode.v1.WaitRequest\x1a\x14.edgenode.v1.Arrival0\x01\x12\x41\n\x04Take\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x32Z\n\x14RelayRegistryService\x12\x42\n\x08Register\x12\x18.edgenode.v1.RelayReport\x1a\x18.edgenode.v1.RelayAccess(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65\x64genode/v1/relay.proto\x12\x0b\x65\x64genode.v1\"Z\n\x0bRelayReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12,\n\x07traffic\x18\x03 \x03(\x0b\x32\x1b.edgenode.v1.RelayedTraffic\"B\n\x0eRelayedTraffic\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"-\n\x0bRelayAccess\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x0f\n\x07revoked\x18\x02 \x03(\t\"?\n\x0cRelayRequest\x12\n\n\x02to\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x12\x14\n\x0conly_waiting\x18\x03 \x01(\x08\"-\n\rRelayResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\r\n\x05waits\x18\x02 \x01(\x08\"\x1b\n\x0bWaitRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x18\n\x07\x41rrival\x12\r\n\x05token\x18\x01 \x01(\t2\xcf\x01\n\x0cRelayService\x12\x42\n\x05Relay\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x12\x38\n\x04Wait\x12\x18.edgenode.v1.WaitRequest\x1a\x14.edgenode.v1.Arrival0\x01\x12\x41\n\x04Take\x12\x19.edgenode.v1.RelayRequest\x1a\x1a.edgenode.v1.RelayResponse(\x01\x30\x01\x32Z\n\x14RelayRegistryService\x12\x42\n\x08Register\x12\x18.edgenode.v1.RelayReport\x1a\x18.edgenode.v1.RelayAccess(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELAYACCESS']._serialized_start=200
   _globals['_RELAYACCESS']._serialized_end=245
   _globals['_RELAYREQUEST']._serialized_start=247
-  _globals['_RELAYREQUEST']._serialized_end=288
-  _globals['_RELAYRESPONSE']._serialized_start=290
-  _globals['_RELAYRESPONSE']._serialized_end=335
-  _globals['_WAITREQUEST']._serialized_start=337
-  _globals['_WAITREQUEST']._serialized_end=364
-  _globals['_ARRIVAL']._serialized_start=366
-  _globals['_ARRIVAL']._serialized_end=390
-  _globals['_RELAYSERVICE']._serialized_start=393
-  _globals['_RELAYSERVICE']._serialized_end=600
-  _globals['_RELAYREGISTRYSERVICE']._serialized_start=602
-  _globals['_RELAYREGISTRYSERVICE']._serialized_end=692
+  _globals['_RELAYREQUEST']._serialized_end=310
+  _globals['_RELAYRESPONSE']._serialized_start=312
+  _globals['_RELAYRESPONSE']._serialized_end=357
+  _globals['_WAITREQUEST']._serialized_start=359
+  _globals['_WAITREQUEST']._serialized_end=386
+  _globals['_ARRIVAL']._serialized_start=388
+  _globals['_ARRIVAL']._serialized_end=412
+  _globals['_RELAYSERVICE']._serialized_start=415
+  _globals['_RELAYSERVICE']._serialized_end=622
+  _globals['_RELAYREGISTRYSERVICE']._serialized_start=624
+  _globals['_RELAYREGISTRYSERVICE']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

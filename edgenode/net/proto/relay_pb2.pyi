@@ -35,12 +35,14 @@ class RelayAccess(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[str]] = ..., revoked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RelayRequest(_message.Message):
-    __slots__ = ("to", "chunk")
+    __slots__ = ("to", "chunk", "only_waiting")
     TO_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    ONLY_WAITING_FIELD_NUMBER: _ClassVar[int]
     to: str
     chunk: bytes
-    def __init__(self, to: _Optional[str] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    only_waiting: bool
+    def __init__(self, to: _Optional[str] = ..., chunk: _Optional[bytes] = ..., only_waiting: _Optional[bool] = ...) -> None: ...
 
 class RelayResponse(_message.Message):
     __slots__ = ("chunk", "waits")
