@@ -92,7 +92,8 @@ async def _delaying_proxy(port: int, to: int, delay_s: float) -> asyncio.Server:
 # --- the nodes
 
 
-def _seconds(event: dict[str, Any]) -> float:
+def seconds(event: dict[str, Any]) -> float:
+    """The time of an event, in seconds."""
     return datetime.fromisoformat(event["timestamp"]).timestamp()
 
 
@@ -130,11 +131,11 @@ async def _node(
 
 def reached(logs: list[list[dict[str, Any]]], accuracy: float) -> tuple[float, int]:
     """Seconds from the begin of the run until the mean accuracy was reached, and in which round."""
-    begun = min(_seconds(event) for log in logs for event in log if event["event"] == "run begins")
+    begun = min(seconds(event) for log in logs for event in log if event["event"] == "run begins")
     tests = [{e["round"]: e for e in log if e["event"] == "test accuracy"} for log in logs]
     for t in sorted(tests[0]):
         if mean(test[t]["accuracy"] for test in tests) >= accuracy:
-            return max(_seconds(test[t]) for test in tests) - begun, t
+            return max(seconds(test[t]) for test in tests) - begun, t
     sys.exit(f"the nodes have not reached {accuracy:.0%}")
 
 
@@ -158,11 +159,9 @@ def main() -> None:
         for overlap, found in times.items():
             settings = {**shared, "run.seed": seed, "run.overlap": overlap}
             logs = asyncio.run(_play(settings, options.step_ms / 1000, options.delay_ms / 1000))
-            seconds, t = reached(logs, options.accuracy)
-            found.append(seconds)
-            print(
-                f"seed {seed}, overlap {overlap}: {options.accuracy:.0%} after {seconds:.1f} s, round {t}", flush=True
-            )
+            took_s, t = reached(logs, options.accuracy)
+            found.append(took_s)
+            print(f"seed {seed}, overlap {overlap}: {options.accuracy:.0%} after {took_s:.1f} s, round {t}", flush=True)
     ratios = [late / early for early, late in zip(*times.values(), strict=True)]
     print(f"ratio to lock-step: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -1,8 +1,8 @@
 """Networks behind routers, as namespaces: homes, a carrier's NAT, a Wi-Fi that isolates its clients, a public host.
 
 Each home has a router that translates addresses, and 192.168.1.0/24 behind it: all homes use the same addresses, as
-homes do. A router forwards no port, or that of its first host. Host 0 is public. The hosts of the homes follow, in the
-order of the homes.
+homes do. A router forwards no port, or that of its first host. A public home is a network with addresses of its own.
+Host 0 is public. The hosts of the homes follow, in the order of the homes.
 
 With IPv6, every host has a public address of its own besides. The routers let nothing new in.
 """
@@ -26,12 +26,14 @@ class Home:
         behind_carrier: the router has no public address either. Its carrier translates once more.
         isolated: its hosts reach the router, and not each other.
         forwards: the router lets its first host be dialled at port 7600.
+        public: the hosts have public addresses, 198.51.N.11 and so on, and everybody can dial them.
     """
 
     hosts: int
     behind_carrier: bool = False
     isolated: bool = False
     forwards: bool = False
+    public: bool = False
 
 
 class Homes(netns.Network):
@@ -76,6 +78,9 @@ class Homes(netns.Network):
     def _router(self, home: int) -> str:
         return f"{self._prefix}-router{home}"
 
+    def _network(self, home: int) -> str:
+        return f"198.51.{home}" if self._homes[home].public else "192.168.1"
+
     @staticmethod
     def _outside(home: int, more: int = 0) -> str:
         return f"203.0.113.{20 + home + more}"
@@ -87,6 +92,11 @@ class Homes(netns.Network):
         self._plug(self.namespaces[0], f"{PUBLIC}/24", self._switch, "public")
         for number, home in enumerate(self._homes):
             self._add_home(number, home)
+        for number in (number for number, home in enumerate(self._homes) if home.public):
+            others = [self._router(other) for other in range(len(self._homes)) if other != number]
+            for name in (self.namespaces[0], *others):
+                route = (f"{self._network(number)}.0/24", "via", self._outside(number))
+                netns.ip("-n", name, "route", "add", *route)
         if self._ipv6:
             self._add_address(self.namespaces[0], f"{PUBLIC6}/64")
             for number, home in enumerate(self._homes):
@@ -95,20 +105,24 @@ class Homes(netns.Network):
 
     def _add_home(self, number: int, home: Home) -> None:
         router, outside = self._router(number), f"{self._outside(number)}/24"
+        network = self._network(number)
         if home.behind_carrier:
             carrier = f"{self._prefix}-carrier{number}"
             self._add_router(carrier, outside, self._switch, f"carrier{number}", "100.64.0.1/24")
-            self._add_router(router, "100.64.0.2/24", carrier, "router", "192.168.1.1/24")
+            self._translate(carrier)
+            self._add_router(router, "100.64.0.2/24", carrier, "router", f"{network}.1/24")
             netns.ip("-n", router, "route", "add", "default", "via", "100.64.0.1")
         else:
-            self._add_router(router, outside, self._switch, f"router{number}", "192.168.1.1/24")
+            self._add_router(router, outside, self._switch, f"router{number}", f"{network}.1/24")
+        if not home.public:
+            self._translate(router)
         for host, index in enumerate(self.places[number]):
             name = self.namespaces[index]
             self._add_namespace(name)
-            self._plug(name, f"192.168.1.{11 + host}/24", router, f"host{host}")
-            netns.ip("-n", name, "route", "add", "default", "via", "192.168.1.1")
+            self._plug(name, f"{network}.{11 + host}/24", router, f"host{host}")
+            netns.ip("-n", name, "route", "add", "default", "via", f"{network}.1")
         if home.forwards:
-            self._forward(router, "192.168.1.11")
+            self._forward(router, f"{network}.11")
         self.isolate(number, home.isolated)
 
     def _add_ipv6(self, number: int, home: Home) -> None:
@@ -142,11 +156,13 @@ class Homes(netns.Network):
             self._inside(router, tool, "-w", "-A", chain, "-i", "eth0", "-j", "DROP")
 
     def _add_router(self, name: str, outside: str, switch: str, port: str, inside: str) -> None:
-        """A router: what comes from inside goes out with its address, and nothing new comes in."""
         self._add_namespace(name)
         self._plug(name, outside, switch, port)
         self._add_switch(name)
         netns.ip("-n", name, "address", "add", inside, "dev", "br0")
         self._inside(name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        self._inside(name, "iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
-        self._close(name, "iptables", "FORWARD", "INPUT")
+
+    def _translate(self, router: str) -> None:
+        """What comes from inside goes out with the router's address, and nothing new comes in."""
+        self._inside(router, "iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-o", "eth0", "-j", "MASQUERADE")
+        self._close(router, "iptables", "FORWARD", "INPUT")

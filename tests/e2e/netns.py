@@ -110,6 +110,9 @@ class Network:
         peer = ("peer", "name", device, "netns", host)
         ip("-n", switch, "link", "add", port, "type", "veth", *peer)
         ip("-n", switch, "link", "set", port, "master", bridge, "up")
+        self._bring_up(host, address, device)
+
+    def _bring_up(self, host: str, address: str, device: str) -> None:
         self._add_address(host, address, device)
         ip("-n", host, "link", "set", "lo", "up")
         ip("-n", host, "link", "set", device, "up")
