@@ -100,6 +100,10 @@ class Diverged(EdgenodeError):
     """Training diverged, at this node or at another. The run ends on every node, and the text is the cause."""
 
 
+class SpoiledSum(Diverged):
+    """The sum of masked messages is not that of what they hide. Nobody can tell whose message is wrong."""
+
+
 class CheckpointError(EdgenodeError):
     """A checkpoint is missing, torn or of another run. It is refused by name and never loaded."""
 

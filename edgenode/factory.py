@@ -276,6 +276,7 @@ def run_spec(config: Config) -> RunSpec:
         on_poison=config.run.on_poison,
         lag=lag(config),
         gossip_rounds=spec.gossip_rounds,
+        masked=config.algorithm.definition.masked,
     )
 
 
@@ -340,10 +341,7 @@ def threads(config: Config) -> int:
 
 
 def cores() -> int:
-    """The number of physical cores that this process may use.
-
-    A second thread on a core gains nothing, because the first keeps the arithmetic units busy.
-    """
+    """The number of physical cores that this process may use. A second thread on a core keeps no more units busy."""
     import psutil
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edgenode import names
+from edgenode.config.combinations import refused
 from edgenode.config.recipes import OPTIMISER, RECIPES
 from edgenode.config.schema import KEYS, Config, Key
 from edgenode.config.sections import ALGORITHMS, COMPRESSORS, SECTIONS, AlgorithmSection, RunSection
@@ -79,7 +80,9 @@ def load(
     config = msgspec.convert(sections, Config)
     _check_algorithm(config.algorithm, source_of)
     _check_overlap(config, source_of)
-    _check_privacy(config, source_of)
+    for key, reason in refused(config):
+        value = _shown(config.as_keys()[key])
+        raise _error(f"{source_of.get(key, 'default')}: {key} = {value}, but {reason}")
     return config
 
 
@@ -289,28 +292,6 @@ def _check_overlap(config: Config, source_of: Mapping[str, str]) -> None:
         why = "it does not define the push-sum weights that messages in flight need"
     if why:
         raise _error(f"{given} with {config.algorithm.name} it must be 0: {why}; use scsp, sp or sgp")
-
-
-def _check_privacy(config: Config, source_of: Mapping[str, str]) -> None:
-    """Refuse what would tell more of the data than the guarantee covers, or what the noise cannot be computed for."""
-    task, algorithm = config.task, config.algorithm
-    if not config.privacy.on:
-        return
-    refused = {
-        "task.objective": (task.objective == "samples", "equal", "weights tell the numbers of samples"),
-        "task.loss": (task.loss == "balanced", "cross_entropy", "the loss tells the numbers of samples of each class"),
-        "task.validation": (task.validation > 0, 0.0, "an evaluation would tell of training samples"),
-        "task.precision": (task.precision == "bfloat16", "float32", "gradients of single samples need it"),
-        "task.local_steps": (
-            task.local_steps == "auto" and config.privacy.noise is None, 1,
-            "privacy.noise follows from the number of steps: set it, or this",
-        ),
-        "algorithm.name": (algorithm.definition.searches_share, "scsp", "it tests models on training samples"),
-    }  # fmt: skip
-    for key, (wrong, allowed, why) in refused.items():
-        if wrong:
-            source, value = source_of.get(key, "default"), _shown(config.as_keys()[key])
-            raise _error(f"{source}: {key} = {value}, but with [privacy] it must be {_shown(allowed)}: {why}")
 
 
 def _unknown(key: str, value: object) -> str:

@@ -73,6 +73,8 @@ def _payload_bytes_and_round_s(config: Config) -> tuple[int, float]:
     layout = part.repeated(vectors)
     begin = 0 if step.block is None else int(block_bounds(model.size, spec.blocks)[step.block])
     sent = np.tile(vector[begin : begin + part.size], vectors)
+    if config.algorithm.definition.masked:  # noise, which no code shortens
+        sent = np.random.default_rng(0).uniform(-1, 1, len(sent)).astype(np.float32)
     payload = step.compressor(sent, layout, np.random.default_rng(0))
     data = (step.compressor.format or codec).encode(payload, layout)
     return len(data), took_s / spec.exchange_rounds

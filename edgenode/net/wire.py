@@ -40,7 +40,7 @@ class Identity:
     """A process, and the run that it is in.
 
     Attributes:
-        process: random text, drawn when the process started. It distinguishes two processes of one name.
+        process: its X25519 key in hex, drawn when it started. It distinguishes two processes of one name.
         config: the text that ``run_digest`` is the digest of. Only errors use it. Another process's text is not kept.
         workload: the canonical text of what it trains. A controller has none.
         security: the credentials of the process. They never travel.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from edgenode import factory
 from edgenode.config.schema import Config
@@ -14,19 +15,23 @@ from edgenode.errors import ConfigError
 
 
 def agreed_plan(
-    config: Config, saved: Mapping[str, tuple[frozenset[int], Plan | None]], epoch: Epoch
+    config: Config,
+    saved: Mapping[str, tuple[frozenset[int], Plan | None]],
+    epoch: Epoch,
+    mask_keys: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Plan, int]:
     """Return the plan, and its first round.
 
     Args:
         saved: per node, the rounds of its checkpoints, and the plan in the newest of them, if any.
+        mask_keys: per node, its key for masks, if messages are masked.
 
     Raises:
         GraphError: the graphs cannot carry the run, or no checkpoint round is common to all nodes.
         ConfigError: some nodes have checkpoints, not of the beginning, and others have none, or the run had more rounds
             before.
     """
-    members, length = [Member(name) for name in saved], config.run.rounds
+    members, length = [Member(name, mask_key=mask_keys.get(name, "")) for name in saved], config.run.rounds
     offers = {name: (rounds, plan) for name, (rounds, plan) in saved.items() if plan is not None}
     if not offers:
         return create_plan(config.run.cluster, members, factory.schedule(config, epoch.rounds), epoch, rounds=length), 0

@@ -130,7 +130,9 @@ class _Meeting:
         addresses = {node: target for node, (target, _) in met.items()}
         processes = {node: m.identity.process for node, (_, m) in met.items()}
         self._server.take_part_with(processes)
-        return Agreement(StartPoint(*agreed_plan(self._options.config, saved, epoch)), addresses, processes)
+        config = self._options.config
+        keys = {**processes, name: self._local.identity.process} if config.algorithm.definition.masked else {}
+        return Agreement(StartPoint(*agreed_plan(config, saved, epoch, keys)), addresses, processes)
 
     async def _keep_meeting(self, target: str) -> None:
         outage = Outage(lambda _, why: self._waiting(target, why), _FIRST_LOG_S)

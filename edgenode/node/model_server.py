@@ -32,7 +32,7 @@ class ModelServer:
     """Gives the model of this member to nodes that ask for it.
 
     Args:
-        model: makes it. Called in the worker.
+        model: makes it. Called in the worker. None if messages are masked: the model of a moment has what they hide.
         round: returns the member's round.
         initial: the model that this node begins with, if it is the first and the others take it over.
         copy: makes the copy for nodes that join an exchange, given its first round. Called in the worker. None if nodes
@@ -45,7 +45,7 @@ class ModelServer:
     def __init__(
         self,
         worker: Worker,
-        model: Callable[[], bytes],
+        model: Callable[[], bytes] | None,
         round: Callable[[], int],
         initial: InitialModel | None = None,
         copy: Callable[[int], Model] | None = None,
@@ -61,6 +61,7 @@ class ModelServer:
 
         Raises:
             NotYet: the exchange that the node joins does not begin yet.
+            RemoteProtocolError: messages are masked.
         """
         t = self._round()
         if self._initial is not None and self._initial[0].serves(node, t):
@@ -69,10 +70,12 @@ class ModelServer:
             if self._copied is None or node not in self._copied[0]:
                 raise NotYet(f"{node} joins in no exchange that has begun by round {t}")
             return self._copied[1]
+        if (make := self._model) is None:
+            raise RemoteProtocolError("this node shows no model, which would tell what its masked messages hide")
         if self._exported is None or self._exported[0] != t:
             self.exporting += 1
             try:
-                self._exported = t, await self._worker(lambda: _whole(self._model()))
+                self._exported = t, await self._worker(lambda: _whole(make()))
             finally:
                 self.exporting -= 1
         return self._exported[1]

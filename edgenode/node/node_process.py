@@ -7,7 +7,6 @@ An evicted process starts again as a newcomer.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import signal
 import threading
 import time
@@ -41,6 +40,7 @@ from edgenode.node.initial_model import InitialModel, fetch_initial
 from edgenode.node.joining import ControllerBootstrap, announced
 from edgenode.node.local_node import LocalNode
 from edgenode.node.mailbox import Mailbox
+from edgenode.node.mask_key import MaskKey
 from edgenode.node.meeting import Meeting
 from edgenode.node.node_options import NodeOptions
 from edgenode.node.node_runner import NodeRunner
@@ -71,10 +71,10 @@ class NodeProcess:
 
     def __init__(self, options: NodeOptions, workload: Workload) -> None:
         config = options.config
-        self.options, self._workload = options, workload
+        self.options, self._workload, self._mask_key = options, workload, MaskKey()
         fixed = options.controller == "none"
         self.identity = Identity(
-            config.run.cluster, options.name, config.digest(rounds=fixed), process=secrets.token_hex(8),
+            config.run.cluster, options.name, config.digest(rounds=fixed), process=self._mask_key.public,
             config=config.shared(rounds=fixed), workload=canonical(workload.identity()), security=options.security,
         )  # fmt: skip
         self.store = checkpoint_store(options.state_dir, config, workload)
@@ -212,9 +212,8 @@ class NodeProcess:
                 addresses, identity = directory.find(first, plan).addresses, self._server.identity
                 model = await fetch_initial(first, addresses, link, identity, own, self.options.wait_s)
                 replica = replica if model is None else await self._worker(self._replica, replace(start, fetched=model))
-        self._runner = NodeRunner(
-            self.options.config, replica, self._worker, self._server, directory, mailbox, link, initial
-        )
+        config, server = self.options.config, self._server
+        self._runner = NodeRunner(config, replica, self._worker, server, directory, mailbox, link, initial)
         self._meeting.begin(self._runner.routes)
         self._standing.begin(self._runner.progress, link)
         return self._runner
@@ -222,7 +221,8 @@ class NodeProcess:
     def _replica(self, start: StartPoint) -> Replica:
         config, name = self.options.config.lasting(start.plan.latest.rounds), self.options.name
         trainer = self._workload.trainer(name, start.plan.records[0].names, start.plan.latest.epoch)
-        spec, window, publish_to = factory.algorithm_spec(config), config.run.window, self.options.model_file
+        spec = self._mask_key.hide(factory.algorithm_spec(config), name, start.plan.latest.members)
+        window, publish_to = config.run.window, self.options.model_file
         return Replica(config, spec, name, trainer, start, self.store, window, publish_to, self._verifier)
 
     async def _take_part(self, runner: NodeRunner) -> Outcome:

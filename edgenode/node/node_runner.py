@@ -94,8 +94,9 @@ class NodeRunner:
         self._wait = BarrierWait(config.run.barrier_timeout_s if link is None else None, mailbox.post)
         self.progress = ProgressReporter(replica, self._wait, link, config.run, server.faults)
         self.progress.links = self._watch
+        model = None if config.algorithm.definition.masked else replica.model
         copy = replica.common_copy if replica.admits else None
-        self._model_server = ModelServer(worker, replica.model, lambda: self.progress.snapshot.round, initial, copy)
+        self._model_server = ModelServer(worker, model, lambda: self.progress.snapshot.round, initial, copy)
         self._peers: Peers | None = None
         self._outcome: Outcome | None = None
         self._step: Train | None = None  # to be taken next

@@ -37,7 +37,7 @@ from edgenode.core.protocol.orders import Abort
 from edgenode.core.protocol.plan.last_phase import transfer
 from edgenode.core.protocol.plan.plan import Plan
 from edgenode.core.protocol.plan.signatures import UNSIGNED, Verifier
-from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError
+from edgenode.errors import Diverged, EdgenodeError, RemoteProtocolError, SpoiledSum
 from edgenode.evaluation import by_name
 from edgenode.net.model_sender import Model
 from edgenode.node.alarms import Alarms
@@ -203,6 +203,8 @@ class Replica:
         config, t = self._config, self.node.state.next_round
         if self._sponsored and t == self.node.state.since:
             raise RemoteProtocolError(f"the first step on the sponsor's model diverged in round {t}: {error}")
+        if isinstance(error, SpoiledSum):
+            return Abort(f"{self.name} takes no step in round {self.node.state.round}: {error}")
         before = [f", and the loss was {loss:.4g} in round {r}" for r, loss in self._losses if r < t]
         lower = [self.trainer.remedy]
         if 0 < config.algorithm.kept_share < 1 or config.algorithm.name == "d2":

@@ -48,6 +48,7 @@ from edgenode.errors import ConfigError, LocalProtocolError, OtherRun
 from edgenode.evaluation import Evaluation
 from edgenode.node.agreed_plan import agreed_plan
 from edgenode.node.first_state import StartPoint
+from edgenode.node.mask_key import MaskKey
 from edgenode.node.remote_trainer import RemoteTrainer
 from edgenode.node.replica import Replica
 from edgenode.node.workload import Training, checkpoint_store
@@ -114,7 +115,8 @@ class Simulation:
         self._progress.begin("checking the graph")
         if not any(max(rounds, default=0) for rounds, _ in saved.values()):
             saved = dict.fromkeys(nodes, _NO_CHECKPOINTS)  # interrupted before all nodes had saved round 0
-        plan, self.round = agreed_plan(config, saved, epoch)
+        self._mask_keys = {name: MaskKey() for name in nodes} if config.algorithm.definition.masked else {}
+        plan, self.round = agreed_plan(config, saved, epoch, {n: key.public for n, key in self._mask_keys.items()})
         self.epoch_rounds = plan.latest.epoch.rounds
         self._algorithm_spec = factory.algorithm_spec(config)
         self.rounds = self._algorithm_spec.rounds
@@ -134,9 +136,10 @@ class Simulation:
         self._before_gossip = BeforeGossip(config, self._replicas, out, self.round)
 
     def _replica(self, name: str, start: StartPoint) -> Replica:
+        spec, members = self._algorithm_spec, start.plan.latest.members
         return Replica(
             self._config,
-            self._algorithm_spec,
+            self._mask_keys[name].hide(spec, name, members) if self._mask_keys else spec,
             name,
             self._nodes[name].trainer(name, list(self._nodes), start.plan.latest.epoch),
             start,
@@ -159,9 +162,7 @@ class Simulation:
         return build(self._config, self._replicas, self._out, self.round) if build else None
 
     def _store(self, name: str, training: Training) -> CheckpointStore | None:
-        if self._out is None:
-            return None
-        return checkpoint_store(self._out / name, self._config, training)
+        return None if self._out is None else checkpoint_store(self._out / name, self._config, training)
 
     def _saved(self, store: CheckpointStore | None) -> tuple[frozenset[int], Plan | None]:
         if store is None:
@@ -265,8 +266,7 @@ class Simulation:
     def before_gossip(self) -> dict[str, Any] | None:
         """The result of SP, or None if it was not measured.
 
-        Needs a run of SCSP that evaluates after its last training round, so ``run.evaluate_every`` must divide
-        ``run.rounds``.
+        Needs a run of SCSP that evaluates after its last training round: ``run.evaluate_every`` divides ``run.rounds``.
         """
         return self._before_gossip.result
 

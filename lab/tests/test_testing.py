@@ -11,6 +11,7 @@ import pytest
 
 from edgenode.config.graphs import GRAPHS
 from edgenode.config.sections import ALGORITHMS, COMPRESSORS
+from edgenode.errors import LocalProtocolError
 from edgenode.extensions import (
     SPARSE_PUSH,
     AlgorithmDefinition,
@@ -48,9 +49,14 @@ def test_own_compressor_passes(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*ALGORITHMS.own, *LAB])
+@pytest.mark.parametrize("name", [name for name in (*ALGORITHMS.own, *LAB) if name != "masked-diloco"])
 def test_own_algorithm_passes(name: str) -> None:
     check_algorithm(name, "complete", outer_steps=name in ("diloco", "mt", "noloco"))
+
+
+def test_rule_whose_nodes_have_no_masks_sends_nothing() -> None:
+    with pytest.raises(LocalProtocolError, match="masked-diloco without masks"):
+        check_algorithm("masked-diloco", "complete")
 
 
 @pytest.mark.slow

@@ -232,8 +232,8 @@ FILE_ERRORS = [
     (
         '[algorithm]\nname = "SP"',
         'algorithm.name = "SP", but it must be "sp", "scsp", "sgp", "quant-sgp", "d-psgd", "d2", '
-        '"deep-squeeze", "choco-sgd", "diloco", "local", "attacked", "choco-jwins", "dsgt", "gut", "mt", '
-        '"noloco", "qg-dsgdm", "qg-dsgdm-n", "skew-scout", "sparse-loco" or "sparta"; did you mean "sp"?',
+        '"deep-squeeze", "choco-sgd", "diloco", "masked-diloco", "local", "attacked", "choco-jwins", "dsgt", "gut", '
+        '"mt", "noloco", "qg-dsgdm", "qg-dsgdm-n", "skew-scout", "sparse-loco" or "sparta"; did you mean "sp"?',
     ),
     (
         '[algorithm]\ngossip_rounds = "all"',
@@ -351,6 +351,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ("d2", "identity", "float32"),
         ("deep-squeeze", "topk", "int8"),
         ("choco-sgd", "topk", "int8"),
+        ("masked-diloco", "identity", "int8"),
         ("local", "identity", "float32"),
     ],
 )
@@ -524,6 +525,24 @@ def test_what_tells_more_than_privacy_covers_is_refused(key: str, value: object,
     with pytest.raises(ConfigError, match=re.escape(f"but with [privacy] it must be {why}")):
         load(None, {"privacy.epsilon": 3, key: value}, {})
     load(None, {key: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "value", "must_be"),
+    [
+        ("int8", "algorithm.compressor", "topk", '"identity": all messages have the same entries'),
+        ("int8", "algorithm.values", "fitted2", '"int4" or "int8": masks are added to integers'),
+        ("int8", "run.nodes", 2, "3 to 126: fewer would know each other's change"),
+        ("int8", "run.nodes", 127, "3 to 126: fewer would know each other's change"),
+        ("int4", "run.nodes", 7, "3 to 6: fewer would know each other's change, and the sum of more does not fit int4"),
+        ("int8", "run.on_poison", "pause", '"report": masks cancel in the sum of all messages only'),
+    ],
+)
+def test_messages_whose_masks_would_not_cancel_are_refused(values: str, key: str, value: object, must_be: str) -> None:
+    reason = f"option: {key} = {json.dumps(value)}, but with masked-diloco it must be {must_be}"
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load(None, {"algorithm.name": "masked-diloco", "algorithm.values": values, key: value}, {})
+    load(None, {"algorithm.values": values, key: value}, {})
 
 
 def test_privacy_is_on_if_a_budget_or_a_noise_is_set() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgenode import factory
 from edgenode.config.schema import Config
 from edgenode.core.protocol.plan.plan import create_plan
 from edgenode.core.protocol.plan.record import Member
-from edgenode.errors import NotYet
+from edgenode.errors import NotYet, RemoteProtocolError
 from edgenode.net.model_sender import Model
 from edgenode.node.background import WorkerThread
+from edgenode.node.initial_model import InitialModel
 from edgenode.node.model_server import ModelServer
 
 JOINS_AT = 7
@@ -56,5 +59,18 @@ async def test_where_nodes_join_in_any_round_each_gets_the_model_of_now() -> Non
         assert (await server.model_for("n9")).data == (await server.model_for("n8")).data == b"first"
         server.round_ended(t)
         assert (await server.model_for("n9")).data == b"second"
+    finally:
+        worker.close()
+
+
+async def test_node_whose_messages_are_masked_shows_no_model_of_now() -> None:
+    """While it waits for the others, its model has what its message hides. The initial one is known to all."""
+    worker, t = WorkerThread(), 0
+    server = ModelServer(worker, None, lambda: t, InitialModel.of(FIRST, b"initial"))
+    try:
+        assert (await server.model_for("n1")).data == b"initial"
+        t = 9
+        with pytest.raises(RemoteProtocolError, match="this node shows no model"):
+            await server.model_for("n1")
     finally:
         worker.close()

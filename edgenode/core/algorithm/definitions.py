@@ -67,6 +67,7 @@ class AlgorithmDefinition:
         doubly_stochastic: the rows of W must sum to 1 as its columns do, because the algorithm has no push-sum weights.
         gossips: it ends with algorithm.gossip_rounds rounds without training and compression.
         communicates: nodes exchange messages.
+        masked: a message tells nothing but its part of the sum of all, so the plan has each member's key for masks.
         options: its own keys, with their defaults, which [algorithm.options] overrides.
         searches_share: makes what chooses the share that its compressor keeps, for a simulation
             (`edgenode.simulate.share_search.ShareSearch`). Devices cannot run it. None if the share stays.
@@ -82,6 +83,7 @@ class AlgorithmDefinition:
     doubly_stochastic: bool = False
     gossips: bool = False
     communicates: bool = True
+    masked: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
     searches_share: Callable[..., Any] | None = None
     prepares: Callable[..., None] | None = None
@@ -160,6 +162,12 @@ def _diloco() -> UpdateRule:
     return DILOCO
 
 
+def _masked_diloco() -> UpdateRule:
+    from edgenode.core.algorithm.masked_sum import MASKED
+
+    return MASKED
+
+
 _WHOLE = "it sends whole models; {} is the same with compression"
 
 ALGORITHMS: dict[str, AlgorithmDefinition] = {
@@ -174,5 +182,6 @@ ALGORITHMS: dict[str, AlgorithmDefinition] = {
     "deep-squeeze": AlgorithmDefinition(_sparse_push, doubly_stochastic=True),
     "choco-sgd": AlgorithmDefinition(_difference, doubly_stochastic=True),
     "diloco": AlgorithmDefinition(_diloco, "identity", "fitted2"),
+    "masked-diloco": AlgorithmDefinition(_masked_diloco, "identity", masked=True),
     "local": AlgorithmDefinition(_sparse_push, "identity", "float32", only="it sends nothing", communicates=False),
 }

@@ -7,6 +7,8 @@ model, as good as the pushes allow:
 2. Top-k sends a coordinate with all that was left out since it was sent last: about its value, times the rounds since.
 3. An exchange of DiLoCo sends what the local steps changed. The model they began with is common to all nodes. Later
    rounds of an exchange send means of several nodes, which a copy leaves out.
+4. A copy adds messages of masked DiLoCo to the initial model. With the common one it would know what averages tell, and
+   less of it than a copy that is the average.
 
 The controller sees reports: the loss of the last local step, and a sketch of the model.
 """
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from edgenode.core.algorithm.algorithm_spec import AlgorithmSpec
 from edgenode.core.algorithm.compression import Floats
 from edgenode.core.algorithm.learner import VectorLearner
+from edgenode.core.algorithm.masked_sum import MASKED
 from edgenode.core.protocol.events import Finish, Mixed, NodeAction, Push
 from edgenode.core.protocol.messages import Message
 from edgenode.node.replica import Replica
@@ -41,6 +44,7 @@ class ModelCopy:
         self._averages = averages
         self._algorithm_spec, self._state = algorithm_spec, algorithm_spec.initial(initial)
         self.z = self._state.x
+        self._base = initial.copy() if algorithm_spec.rule is MASKED else None
         self._sent = np.full(len(initial), -1)  # the newest round in which a coordinate was sent
 
     def receive(self, message: Message, learner: VectorLearner) -> None:
@@ -49,7 +53,7 @@ class ModelCopy:
         payload = learner.read(t, message.weight, message.u, message.payload).payload
         if (start := state.kept.get("start")) is not None:
             if self._algorithm_spec.step(t).trains:
-                self.z[:] = start
+                self.z[:] = start if self._averages or self._base is None else self._base
                 if not self._averages:
                     payload.add_to(self.z, 1.0)
             return

@@ -11,6 +11,8 @@ from edgenode.core.algorithm.compression import Layout
 from edgenode.core.algorithm.learner import VectorLearner
 from edgenode.core.algorithm.sparse_push import LocalUpdate
 from edgenode.core.protocol.messages import Message
+from edgenode.core.protocol.plan.record import Member
+from edgenode.node.mask_key import MaskKey
 from edgenode_lab.privacy.transcript import ModelCopy
 
 _SIZE, _ROUNDS = 300, 120
@@ -50,6 +52,20 @@ def test_copy_leaves_out_the_means_that_end_an_exchange() -> None:
         learner.mix_round(0.5, received[:1])
         partner.mix_round(0.5, received[1:])
     assert np.allclose(copy.z, 1.5, rtol=0.02)
+
+
+def test_copy_of_masked_messages_knows_no_average() -> None:
+    names = ("a", "b", "c")
+    keys = {"run.nodes": 3, "algorithm.name": "masked-diloco", "topology.graphs": ["complete"]}
+    spec, own = factory.algorithm_spec(load(None, keys, {})), {name: MaskKey() for name in names}
+    members = [Member(name, mask_key=key.public) for name, key in own.items()]
+    learner = VectorLearner(own["a"].hide(spec, "a", members), Layout((_SIZE,)), spec.initial(np.ones(_SIZE)), 0, "a")
+    copy = ModelCopy(spec, np.zeros(_SIZE, np.float32))
+    learner.state.kept["start"][:] = 5
+    payload, u = learner.compress_update(0, LocalUpdate(np.zeros(_SIZE, np.float32), is_difference=True))
+    copy.receive(Message("a", 1, 0, 0, "", 1 / 3, u, payload), learner)
+    assert np.array_equal(copy.z, learner.own_push.payload.numbers)
+    assert copy.z.std() > 0
 
 
 @pytest.mark.parametrize("averages", [False, True])

@@ -15,6 +15,7 @@ from edgenode.core.protocol.controller.offers import Offers
 from edgenode.core.protocol.events import ClusterAction, Send, StepDown
 from edgenode.core.protocol.orders import Abort, EvictionCommitted, Fence, Join, Offer, Refuse, Welcome
 from edgenode.core.protocol.plan.plan import Plan
+from edgenode.core.protocol.plan.record import is_key_id
 from edgenode.core.protocol.workloads import refusals
 from edgenode.errors import RemoteProtocolError
 
@@ -49,6 +50,8 @@ class Arrivals:
         except RemoteProtocolError as exc:
             remedy = "if it has checkpoints of another cluster, start it with --fresh"
             return [Send(node, Refuse(f"{node} comes with {exc}; {remedy}"))]
+        if self._state.run_spec.masked and not is_key_id(join.process):
+            return [Send(node, Refuse(f"{node} comes without the key of its process, which masks need"))]
         if why := self._membership.banned.get(node):
             return [Send(node, Refuse(why))]
         if node in self._membership.present:

@@ -53,7 +53,7 @@ class Bootstrap:
         if state.recover or state.missing:
             return []
         present = state.membership.present
-        members = sorted(Member(node, 0, join.address, join.key) for node, join in present.items())
+        members = sorted(self._member(node, 0, join) for node, join in present.items())
         try:
             schedule, epoch = self._first_schedule(present.values())
             rounds = state.training_rounds
@@ -190,7 +190,11 @@ class Bootstrap:
     def _renewed(self, names: Iterable[str]) -> list[Member]:
         """Newcomers as members, each with an incarnation of its own."""
         plan, newcomers = self._state.known_plan, self._state.membership.newcomers
-        return [Member(n, plan.processes.next_incarnation(n), newcomers[n].address, newcomers[n].key) for n in names]
+        return [self._member(n, plan.processes.next_incarnation(n), newcomers[n]) for n in names]
+
+    def _member(self, node: str, incarnation: int, join: Join) -> Member:
+        mask_key = join.process if self._state.run_spec.masked else ""
+        return Member(node, incarnation, join.address, join.key, mask_key)
 
     def _welcome_all(self, plan: Plan, start: int) -> list[ClusterAction]:
         self._state.membership.begin(plan, start)

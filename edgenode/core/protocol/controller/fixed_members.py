@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from edgenode.core.algorithm.masked_sum import FEWEST
 from edgenode.core.protocol.controller.cluster_state import ClusterState
 from edgenode.core.protocol.events import ClusterAction, Evict, Reply, Send
 from edgenode.core.protocol.orders import Ended, FenceAnswer, Join, Restart
@@ -75,7 +76,10 @@ class FixedMembers:
         if not evict.force and not self._has_not_begun(evict.node):
             return f"{why}; to go on without it, for good, add --force"
         left = set(names) - state.membership.given_up - {evict.node}
-        return "" if left else f"{evict.node} stays: without it 0 of {len(names)} members would be left"
+        few = f"{evict.node} stays: without it {len(left)} of {len(names)} members would be left"
+        if state.run_spec.masked and len(left) < FEWEST:
+            return f"{few}, and masked messages need {FEWEST}"
+        return "" if left else few
 
     def _has_not_begun(self, node: str) -> bool:
         """Return whether a node was admitted since all began together, and has not reported since."""

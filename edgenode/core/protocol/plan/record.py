@@ -33,12 +33,30 @@ class Member:
         address: host:port where peers dial it; empty with fixed peers.
         key: the id of its public key, in hex: SHA-256 over its SubjectPublicKeyInfo. Empty without certificates, and
             with fixed peers.
+        mask_key: the X25519 key of its process, in hex, in a run whose messages are masked. Else empty.
     """
 
     node: str
     incarnation: int = 0
     address: str = ""
     key: str = ""
+    mask_key: str = ""
+
+    def to_plain(self) -> list[str | int]:
+        """Its values for JSON, without those at the end that are empty."""
+        keys = [self.key, self.mask_key] if self.mask_key else [self.key] if self.key else []
+        return [self.node, self.incarnation, self.address, *keys]
+
+    @classmethod
+    def from_plain(cls, node: Any, incarnation: Any, address: Any, *keys: Any) -> Member:
+        """The inverse of ``to_plain``.
+
+        Raises:
+            ValueError, TypeError: they are not the values of a member.
+        """
+        if len(keys) == 2 and keys[0] == "":
+            return cls(name(node), whole(incarnation), text(address), mask_key=_key(keys[1]))
+        return cls(name(node), whole(incarnation), text(address), *map(_key, keys))
 
 
 @dataclass(frozen=True)
@@ -146,7 +164,7 @@ def _plain(record: Record) -> dict[str, Any]:
         "term": record.term,
         "handoffs": [list(pair) for pair in record.handoffs],
         "evictions": [list(pair) for pair in record.evictions],
-        "members": [[m.node, m.incarnation, m.address, *([m.key] if m.key else [])] for m in record.members],
+        "members": [member.to_plain() for member in record.members],
         "schedule": schedule_json(record.schedule),
         **({"epoch": [record.epoch.samples, record.epoch.rounds]} if record.epoch != NO_DATA else {}),
         **({"revoked": list(record.revoked)} if record.revoked else {}),
@@ -165,7 +183,7 @@ def _record(plain: dict[str, Any]) -> Record:
         term=whole(plain["term"]),
         handoffs=tuple((name(leaver), name(handoff_to)) for leaver, handoff_to in plain["handoffs"]),
         evictions=tuple((name(node), whole(last, -1)) for node, last in plain["evictions"]),
-        members=tuple(Member(name(n), whole(i), text(a), *map(_key, key)) for n, i, a, *key in plain["members"]),
+        members=tuple(Member.from_plain(*values) for values in plain["members"]),
         schedule=schedule_from_json(plain["schedule"]),
         epoch=Epoch(*map(whole, plain.get("epoch", (0, 1)))),
         revoked=tuple(map(_key, plain.get("revoked", ()))),

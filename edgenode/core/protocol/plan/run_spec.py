@@ -22,6 +22,7 @@ class RunSpec:
         requirements: the algorithm's requirements on every graph that an operator may set.
         on_poison: "report", "pause" or "evict": what follows when members accuse one.
         lag: the lag of mixing behind pushing.
+        masked: messages are masked, so the plan has each member's key for masks.
         gossip_rounds: those of ``rounds`` that come after training.
     """
 
@@ -35,6 +36,7 @@ class RunSpec:
     on_poison: str = "report"
     lag: Lag = LOCK_STEP
     gossip_rounds: int = 0
+    masked: bool = False
 
     @property
     def training_rounds(self) -> int:

@@ -41,6 +41,7 @@ from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import ScheduleSpec
 from tests.core.protocol.cluster_driver import (
     QuietCluster,
+    a_run_spec,
     a_started_cluster,
     answer,
     join,
@@ -139,6 +140,47 @@ def test_algorithm_whose_state_depends_on_neighbours_goes_on_without_nobody() ->
     cluster = a_started_cluster(3, requirements=Requirements("d2", fixed=True))
     (reply,) = cluster.handle(Evict(7, "n1", force=True))
     assert reply == Reply(7, None, "n1 stays: the members and the graph of this run are fixed, as d2 needs")
+
+
+def a_masked_cluster(nodes: int) -> QuietCluster:
+    """A run whose messages are masked: each process comes with its key."""
+    cluster = QuietCluster(
+        a_run_spec(nodes, requirements=FIXED, schedule=ScheduleSpec((GraphSpec("complete"),)), masked=True)
+    )
+    for i, name in enumerate(node_names(nodes)):
+        cluster.handle(join(name, process=f"{i:064x}"))
+    for name in node_names(nodes):
+        progress(cluster, name, 1)
+    return cluster
+
+
+def mask_keys(cluster: QuietCluster) -> list[str]:
+    return [member.mask_key for member in the_plan(cluster).latest.members]
+
+
+def test_plan_of_masked_messages_has_the_key_of_each_process() -> None:
+    cluster = a_masked_cluster(3)
+    assert mask_keys(cluster) == [f"{i:064x}" for i in range(3)]
+    for i, name in enumerate(node_names(3)):
+        restarts(cluster, name, f"{i + 7:064x}", 40, 50)
+    assert the_plan(cluster).latest.start == 50
+    assert mask_keys(cluster) == [f"{i + 7:064x}" for i in range(3)]
+    assert all(member.mask_key == "" for member in the_plan(a_fixed_cluster()).latest.members)
+
+
+@pytest.mark.parametrize("process", ["", "second", "AB" * 32])
+def test_process_without_a_key_for_masks_is_turned_away(process: str) -> None:
+    cluster = a_masked_cluster(3)
+    assert orders(restarts(cluster, "n1", process, 40, 50), Refuse) == ["n1"]
+    assert "n1" not in cluster.state.membership.present
+
+
+def test_sum_of_masked_messages_keeps_three_members() -> None:
+    cluster = a_masked_cluster(4)
+    cluster.handle(Disconnected("n1"))
+    assert orders(cluster.handle(Evict(7, "n1", force=True)), Restart) == ["n0", "n2", "n3"]
+    (reply,) = cluster.handle(Evict(8, "n2", force=True))
+    assert reply == Reply(8, None, "n2 stays: without it 2 of 4 members would be left, and masked messages need 3")
 
 
 def test_others_resume_between_two_exchanges_without_a_member_that_is_given_up() -> None:

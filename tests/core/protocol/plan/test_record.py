@@ -46,6 +46,23 @@ def test_record_survives_json() -> None:
     assert Record.from_json(a_record().to_json().encode()) == a_record()
 
 
+@pytest.mark.parametrize("key", ["", "c0" * 32])
+def test_key_for_masks_survives_json_and_is_covered_by_the_digest(key: str) -> None:
+    members = [Member(name, 1, "10.0.0.7:7001", key, mask_key=f"{name:0>2}" * 32) for name in FOUR]
+    record = replace(a_record(), members=tuple(members))
+    assert Record.from_json(record.to_json()) == record
+    swapped = replace(record, members=(replace(members[0], mask_key="ff" * 32), *members[1:]))
+    assert swapped.digest != record.digest
+
+
+@pytest.mark.parametrize("wrong", ["", "ab", "C0" * 32, 5, None, ["c0" * 32]])
+def test_key_for_masks_that_is_none_is_refused(wrong: object) -> None:
+    plain = json.loads(a_record().to_json())
+    plain["members"][1] += ["", wrong]
+    with pytest.raises(RemoteProtocolError, match="malformed plan record"):
+        Record.from_json(json.dumps(plain))
+
+
 def test_canonical_text_and_digest_are_frozen() -> None:
     """Nodes of different releases compare digests, so a change here is a change of the protocol."""
     assert a_record().to_json() == (
