@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -52,6 +53,7 @@ def relay(
       edgenode relay                                  every later start
       edgenode relay --join inv-... --public relay.example.org      behind a router that forwards the port
     """
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load 4 MB to colour tracebacks
     set_up_logging(verbose, log_format)
     for address in filter(None, (listen, controller)):
         split_address(address)
