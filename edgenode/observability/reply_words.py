@@ -64,7 +64,9 @@ def extended(rounds: int, reply: Reply) -> str:
 def evicted(node: str, reply: Reply) -> str:
     """The reply to an eviction."""
     lines = [f"the run continues without {node} from round {reply.start}", *_sentence(reply.difference)]
-    rejoins = f"If {node} still runs or starts again, it rejoins. To keep it out: edgenode revoke {node}"
+    rejoins = (
+        f"If {node} still runs or starts again, it rejoins if nodes can join. To keep it out: edgenode revoke {node}"
+    )
     return "\n".join([*lines, rejoins])
 
 

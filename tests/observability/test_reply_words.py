@@ -18,7 +18,9 @@ def test_decided_change_names_its_round() -> None:
     assert stopped(Reply(1, 42)).splitlines() == ["every node stops before round 42", TO_RESUME]
     first, second = evicted("n1", Reply(1, 42)).splitlines()
     assert first == "the run continues without n1 from round 42"
-    assert second == "If n1 still runs or starts again, it rejoins. To keep it out: edgenode revoke n1"
+    assert (
+        second == "If n1 still runs or starts again, it rejoins if nodes can join. To keep it out: edgenode revoke n1"
+    )
 
 
 def test_queued_change_names_what_it_waits_for_and_replaces() -> None:
