@@ -158,7 +158,7 @@ def test_receiver_that_reaches_its_sender_opens_the_connection(fleet: Fleet) -> 
         run.stop()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("killed", "arguments"), [(0, ["--relay"]), (1, [])], ids=["relay", "no relay"])
 def test_board_with_a_forwarded_port_needs_no_relay(fleet: Fleet, killed: int, arguments: list[str]) -> None:
     """The board knows nothing of the port, and the router has another address later.
