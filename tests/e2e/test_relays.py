@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(_WHY_NOT is not None, reason=
 _EDGES = [("node-0", "node-1"), ("node-1", "node-0")]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_relay_takes_the_place_of_one_that_is_lost(fleet: Fleet) -> None:
     with Homes(Home(1), Home(1)) as homes:
         run = Run(fleet, homes, (1, 2), rounds=200_000, evict_after_s=60)
