@@ -341,7 +341,7 @@ def threads(config: Config) -> int:
 
 
 def cores() -> int:
-    """The number of physical cores that this process may use. A second thread on a core keeps no more units busy."""
+    """The number of physical cores that this process may use. A second thread on a core gains nothing."""
     import psutil
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,7 +72,7 @@ def test_operator_steers_it_and_what_is_impossible_is_refused(
     fleet.command("pause", "--cluster", fleet.cluster)
     for command in (("evict", "node-1"), ("topology", "set", "complete")):
         refused = fleet.command(*command, "--cluster", fleet.cluster, code=2)
-        assert "the members and the graph of this run are fixed, as diloco needs" in refused.errors[-1]
+        assert "diloco needs every member of this run, and its graph" in refused.errors[-1]
     refused = fleet.command("extend", "--rounds", "161", "--cluster", fleet.cluster, code=2)
     assert "an exchange takes 2 rounds, so 161 must be a multiple of 2" in refused.errors[-1]
     fleet.command("resume", "--cluster", fleet.cluster)

@@ -93,7 +93,7 @@ class ClusterState:
         algorithm = self.run_spec.requirements.algorithm
         if not self.has_fixed_members:
             return ""
-        return f"{refused}: the members and the graph of this run are fixed, as {algorithm} needs"
+        return f"{refused}: {algorithm} needs every member of this run, and its graph"
 
     @property
     def training_rounds(self) -> int:

@@ -33,8 +33,6 @@ from edgenode.core.protocol.events import ClusterAction, Evict, Reply, Send
 from edgenode.core.protocol.orders import Ended, FenceAnswer, Join, Restart
 from edgenode.core.protocol.plan.plan import Plan
 
-_FIXED = "the members of this run are fixed"
-
 
 class FixedMembers:
     """Turns strangers away, and gathers the members when one of them is a new process, or is given up.
@@ -74,7 +72,7 @@ class FixedMembers:
         if not state.run_spec.requirements.spans_period:
             return why
         if not evict.force and not self._has_not_begun(evict.node):
-            return f"{why}; to go on without it, for good, add --force"
+            return f"{why}; to go on without it, add --force"
         left = set(names) - state.membership.given_up - {evict.node}
         few = f"{evict.node} stays: without it {len(left)} of {len(names)} members would be left"
         if state.run_spec.masked and len(left) < FEWEST:
@@ -95,7 +93,7 @@ class FixedMembers:
         if state.over:
             let_go = self._new_links(names, self._let_go)
             return [*replies, *(Send(n, _evicted([n]) if n in self._written_off else Ended(n)) for n in let_go)]
-        why = f"{_FIXED}: {', '.join(names)}"
+        why = f"the members of this run are fixed: {', '.join(names)}"
         refused = [] if state.admits else state.refuse_all(membership.newcomers.keys() - set(names), why)
         out = sorted(membership.given_up & set(names))
         for node in [] if state.admits else out:
@@ -106,7 +104,7 @@ class FixedMembers:
             return [*replies, *refused]
         # precaution: members that run restart when one of them has lost its state
         others = self._new_links(names, self._ordered)
-        order = _evicted(out) if out else Restart(f"{', '.join(returned)} restarted, and {_FIXED}")
+        order = _evicted(out) if out else Restart(f"{', '.join(returned)} restarted, and the others do")
         return [*replies, *refused, *(Send(node, order) for node in others)]
 
     def _settled(self, plan: Plan) -> list[ClusterAction]:
@@ -125,4 +123,4 @@ class FixedMembers:
 
 
 def _evicted(nodes: Iterable[str]) -> Restart:
-    return Restart(f"{', '.join(nodes)} was evicted, and {_FIXED}")
+    return Restart(f"{', '.join(nodes)} was evicted, and the others restart")

@@ -130,8 +130,7 @@ def test_no_member_is_evicted_without_force() -> None:
         (reply,) = cluster.handle(Evict(request_id, "n1"))
         assert isinstance(reply, Reply)
         assert reply.error == (
-            "n1 stays: the members and the graph of this run are fixed, as diloco needs; to go on without it, for "
-            "good, add --force"
+            "n1 stays: diloco needs every member of this run, and its graph; to go on without it, add --force"
         )
     assert the_plan(cluster).latest.names == ("n0", "n1", "n2")
 
@@ -139,7 +138,7 @@ def test_no_member_is_evicted_without_force() -> None:
 def test_algorithm_whose_state_depends_on_neighbours_goes_on_without_nobody() -> None:
     cluster = a_started_cluster(3, requirements=Requirements("d2", fixed=True))
     (reply,) = cluster.handle(Evict(7, "n1", force=True))
-    assert reply == Reply(7, None, "n1 stays: the members and the graph of this run are fixed, as d2 needs")
+    assert reply == Reply(7, None, "n1 stays: d2 needs every member of this run, and its graph")
 
 
 def a_masked_cluster(nodes: int) -> QuietCluster:
@@ -306,7 +305,7 @@ def test_neither_leave_nor_other_graph_nor_broken_link_changes_anything() -> Non
     cluster = a_fixed_cluster()
     (refused,) = cluster.handle(Reported("n1", Leave()))
     assert isinstance(refused, Send)
-    assert "n1 cannot leave: the members and the graph of this run are fixed" in str(refused.order)
+    assert "n1 cannot leave: diloco needs every member of this run" in str(refused.order)
     (reply,) = cluster.handle(Rotate(3, (GraphSpec("complete"),), Period(1)))
     assert isinstance(reply, Reply)
     assert "the graph stays" in reply.error
