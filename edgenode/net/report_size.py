@@ -86,6 +86,8 @@ def _size(message: bytes, at: int, end: int, kind: int) -> int:
 
 def _varint(message: bytes, at: int, end: int) -> tuple[int, int]:
     """The number at a position, and the position behind it."""
+    if at < end and message[at] < 0x80:  # as almost all are: a report of 1 MiB has up to a million
+        return message[at], at + 1
     number = 0
     for shift, byte in enumerate(message[at : min(at + _LONGEST_VARINT, end)]):
         number |= (byte & 0x7F) << 7 * shift
