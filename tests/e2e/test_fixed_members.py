@@ -103,26 +103,26 @@ def test_killed_member_comes_back_and_all_resume(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alive", [True, False])
-def test_others_go_on_without_a_member_that_is_given_up_and_it_comes_back(
-    started: tuple[Fleet, Process, list[Process]], alive: bool
-) -> None:
-    fleet, controller, nodes = started
+def test_others_go_on_without_a_member_that_is_given_up_and_it_comes_back(fleet: Fleet, alive: bool) -> None:
+    # It is stopped, so no start is too slow.
+    fleet.configure(RUN | {"run.cluster": fleet.cluster, "run.rounds": 1_000_000})
+    controller, nodes = fleet.controller(), fleet.nodes(NODES)
     saves(fleet, 0, 40)
     if not alive:
         nodes[1].kill()
     evicted = fleet.command("evict", "node-1", "--force", "--yes", "--cluster", fleet.cluster)
     assert "the run continues without node-1 from round" in evicted.stdout
+    before = 1 if alive else 0  # begins of the process that comes back
     if not alive:
         nodes[1] = fleet.node("node-1")
-    for process in (*nodes, controller):
-        process.exits(0)
-    found = models(fleet)
-    assert found == [found[0]] * NODES
+    until(lambda: len(begins(nodes[1])) > before, lambda: f"node-1 takes part again\n{fleet.report()}")
     for node in (nodes[0], nodes[2]):
         node.logs("resuming from a checkpoint .*node-1 was evicted")
-        node.logs("run done .*rounds=160")
         assert begins(node)[1] >= 30
     assert begins(nodes[1])[-1] > begins(nodes[0])[1]
+    fleet.stop([*nodes, controller])
+    found = models(fleet)
+    assert found == [found[0]] * NODES
 
 
 @pytest.mark.slow
