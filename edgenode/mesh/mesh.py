@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import structlog
 from torch import Tensor, nn
 
 from edgenode import factory
-from edgenode.errors import ConfigError, EdgenodeError, described
+from edgenode.errors import ConfigError, described
 from edgenode.mesh import mesh_options, misuse, prepared
-from edgenode.mesh.ending import Ending, settle_all, sigterm_leaves
-from edgenode.mesh.loop_exit import advancing, is_left_on_purpose
+from edgenode.mesh.ending import settle_all
 from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
-from edgenode.mesh.node_thread import NodeThread
-from edgenode.mesh.passes import Passes
-from edgenode.mesh.simulated_node import SimulatedNode, node_of
+from edgenode.mesh.running_loop import RunningLoop
 from edgenode.tasks.shared_part import Shared
-
-log = structlog.get_logger()
 
 B = TypeVar("B")
 F = TypeVar("F", bound=Callable[[], Measured])
@@ -114,14 +106,8 @@ class Mesh:
         self._model, self._kept, self._samples, self._parameters = model, kept, samples, dict(model.named_parameters())
         self._test: Callable[[], Measured] | None = None
         self._on_round = on_round
-        self._passes: Passes[Any] | None = None
-        self._trainer: MeshTrainer | None = None
-        self._node: NodeThread | SimulatedNode | None = None
-        self._ending: Ending | None = None
-        self._thread = 0
-        self._last_step_in = 0  # the pass of the last step, or of the checkpoint that this process began with
-        self._may_step = False  # a batch was given, and no step was taken since
-        self._done = self._stops_run = False
+        self._loop: RunningLoop[Any] | None = None
+        self._closed = False
         misuse.not_looped.add(id(self))
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -148,46 +134,19 @@ class Mesh:
             ...     mesh.step()
         """
         settle_all()
-        broke_off = self._ending is not None and self._ending.broke_off
-        misuse.refuse_second_loop(self._node is not None, self._done, broke_off)
+        broke_off = self._loop is not None and self._loop.ending.broke_off
+        misuse.refuse_second_loop(self._loop is not None, self.done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
-        self._passes = passes = prepared.passes_over(loader, self._samples)
+        passes = prepared.passes_over(loader, self._samples)
         misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
-        self._trainer = trainer = MeshTrainer(
+        trainer = MeshTrainer(
             self._model, self._kept, passes, self._local_steps, self.extra, lambda: self._test, self._shared,
             self._on_round,
         )  # fmt: skip
-        self._node, self._worker = node_of(self._options, trainer)
-        self._ending = Ending(self._node, self._leave)
-        self._thread = threading.get_ident()
-        return self._batches(self._node, passes, self._ending)
-
-    def _batches(self, node: NodeThread | SimulatedNode, passes: Passes[B], ending: Ending) -> Iterator[B]:
-        with sigterm_leaves(node):
-            ending.begin()
-            node.start()
-            try:
-                self._serve(node)
-                self._last_step_in = passes.number  # the pass of the checkpoint
-                for batch in passes.batches() if not self._done else ():
-                    misuse.refuse_pass_without_step(passes.number - self._last_step_in)
-                    self._may_step, advanced_by = True, advancing(sys._getframe(1))
-                    yield batch
-                    if self._done:
-                        break
-            except GeneratorExit:
-                if is_left_on_purpose(sys._getframe(1), advanced_by):
-                    self._leave()
-                else:
-                    ending.stop_soon()
-                raise
-            except BaseException as exc:
-                ending.stop(described(exc))
-                raise
-            finally:
-                self._done = True
+        loop = self._loop = RunningLoop(self._options, trainer, passes)
+        return loop.batches()
 
     def step(self, loss: Tensor | float | None = None) -> None:
         """Note that the optimiser has taken a step: the last statement in the body of the loop.
@@ -202,33 +161,9 @@ class Mesh:
             EdgenodeError: the run failed on this node, training diverged, there is no loop, or this is the second call
                 for one batch.
         """
-        if self._node is None or self._trainer is None or self._passes is None:
+        if self._loop is None:
             raise misuse.no_loop("step")
-        misuse.refuse_wrong_step(self._done, threading.get_ident() == self._thread, self._may_step)
-        self._may_step, self._last_step_in = False, self._passes.number
-        if self._stops_run:
-            self._node.stop_run()  # an evicted node has a new process
-        if self._trainer.count(loss):
-            self._serve(self._node)
-
-    def _serve(self, node: NodeThread | SimulatedNode) -> None:
-        """Work for the node until the user's next turn, or the end of the node.
-
-        Raises:
-            EdgenodeError: the node failed, for the reason in the text.
-        """
-        try:
-            if self._worker.serve():
-                return
-        except BaseException as exc:  # Ctrl-C
-            self._stop(described(exc))
-            raise
-        node.join()
-        self._done = True
-        if self._ending is not None:
-            self._ending.run_ended()
-        if node.error is not None:
-            raise self._worker.surfaced(node.error) from None
+        self._loop.step(loss)
 
     # --- evaluation and state -----------------------------------------------------------------------
 
@@ -255,7 +190,7 @@ class Mesh:
     @property
     def round(self) -> int:
         """The round that is being trained, from 0. After the end, the last one."""
-        return self._trainer.round if self._trainer is not None else 0
+        return self._loop.trainer.round if self._loop is not None else 0
 
     @property
     def steps(self) -> int:
@@ -269,12 +204,12 @@ class Mesh:
     @property
     def done(self) -> bool:
         """Return whether the run is over for this node: it ended, was stopped, or failed."""
-        return self._done
+        return self._closed or (self._loop is not None and self._loop.done)
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The content of result.json, after a run that ended or was stopped. None otherwise."""
-        return self._node.result if self._node is not None and self._done else None
+        return self._loop.result if self._loop is not None else None
 
     @property
     def state_dir(self) -> Path:
@@ -292,17 +227,16 @@ class Mesh:
             ConfigError: the run has no controller.
             EdgenodeError: there is no loop.
         """
-        if self._done:
+        if self.done:
             return
-        if self._node is None:
+        if self._loop is None:
             raise misuse.no_loop("stop")
         if self._options.controller == "none":
             raise ConfigError(
                 "mesh.stop: without a controller, nothing can stop all nodes before the same round: start one, or "
                 "leave the loop by break on every node"
             )
-        self._stops_run = True
-        self._node.stop_run()
+        self._loop.stop_run()
 
     def close(self) -> None:
         """Leave the run before its end: hand over to another node what this one has learnt, then stop.
@@ -314,22 +248,10 @@ class Mesh:
         Raises:
             EdgenodeError: the run failed on this node.
         """
-        if self._ending is not None:
-            self._ending.settle()
-        if self._node is None or self._done:
-            self._done = True
-            return
-        log.info("training has ended on this node before the run: it leaves when the others can go on without it")
-        while not self._done:
-            self._node.end_training()
-            self._serve(self._node)
-
-    def _leave(self) -> None:
-        """Leave after a break. An error cannot reach the program from here."""
-        try:
-            self.close()
-        except EdgenodeError as exc:
-            log.warning("the run failed on this node after its loop", reason=str(exc))
+        if self._loop is None:
+            self._closed = True
+        else:
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -339,11 +261,7 @@ class Mesh:
     ) -> None:
         if error is None:
             self.close()
-        else:
-            self._stop(described(error))
-
-    def _stop(self, reason: str) -> None:
-        """End the node at once, if it runs."""
-        self._done = True
-        if self._ending is not None:
-            self._ending.stop(reason)
+            return
+        self._closed = True
+        if self._loop is not None:
+            self._loop.stop(described(error))

@@ -65,7 +65,7 @@ def test_prepared_loop_resumes_to_the_bit(alone: Arguments, tmp_path: Path, save
     with capture_logs() as lines:
         whole, losses = train({**arguments, "state_dir": tmp_path / "whole"}, mixed_precision=precision)
     assert [line["event"] for line in lines if "optimiser" in line["event"]] == []
-    assert whole._passes is not None and whole._passes.samples == 10
+    assert whole._loop is not None and whole._loop.passes.samples == 10
     with pytest.raises(KeyError):
         train(arguments, fail_at=saved + 2, mixed_precision=precision)
     resumed, rest = train(arguments, seed=7, mixed_precision=precision)
