@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 import edgenode
 from edgenode.tasks import models
 from edgenode.tasks.local_data import LocalData
-from edgenode.tasks.private_steps import Privacy
+from edgenode.tasks.noisy_steps import Privacy
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.task import RunLength
 from edgenode.tasks.trainer import TaskTrainer

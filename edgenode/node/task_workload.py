@@ -22,7 +22,7 @@ from edgenode.storage.privacy_ledger import FileLedger
 if TYPE_CHECKING:
     from edgenode.tasks.flat_params import FlatParameters
     from edgenode.tasks.local_data import DataSource
-    from edgenode.tasks.private_steps import Privacy
+    from edgenode.tasks.noisy_steps import Privacy
     from edgenode.tasks.task import NodeInfo, Task
     from edgenode.tasks.trainer import TaskTrainer
 
@@ -97,7 +97,7 @@ class TaskWorkload:
                 raise ConfigError(f"run.nodes = {nodes}, but there are only {samples} training samples to cut")
             samples = -(-samples // nodes)
         if config.privacy.on:
-            from edgenode.tasks.private_steps import coarse
+            from edgenode.tasks.noisy_steps import coarse
 
             samples = coarse(samples)
         return DataSize(samples, config.task.samples_per_round)
@@ -136,7 +136,7 @@ class TaskWorkload:
         return trainer
 
     def _privacy(self) -> Privacy | None:
-        from edgenode.tasks.private_steps import Privacy
+        from edgenode.tasks.noisy_steps import Privacy
 
         chosen = self._config.privacy
         return Privacy(**self._config.as_dict()["privacy"], ledger=self._ledger) if chosen.on else None

@@ -33,10 +33,11 @@ from edgenode.tasks.growth import Growth
 from edgenode.tasks.local_data import LocalData
 from edgenode.tasks.local_steps import STEPS, MeasuredSteps, Steps
 from edgenode.tasks.logit_adjustment import LogitAdjustment
+from edgenode.tasks.noisy_steps import PREFIX as PRIVACY_PREFIX
+from edgenode.tasks.noisy_steps import Privacy, coarse
 from edgenode.tasks.optimizers import build_descent
 from edgenode.tasks.plain_names import class_name, plain_state_dict
-from edgenode.tasks.private_steps import PREFIX as PRIVACY_PREFIX
-from edgenode.tasks.private_steps import Privacy, PrivateSteps, coarse
+from edgenode.tasks.private_steps import PrivateSteps
 from edgenode.tasks.seeding import Stream, seeded, torch_seed
 from edgenode.tasks.settings import TrainSettings
 from edgenode.tasks.shared_part import OWN_PREFIX
