@@ -8,12 +8,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from edgenode import factory
 from edgenode.errors import ConfigError, described
 from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import settle_all
 from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
+from edgenode.mesh.private_loop import PrivatePasses, private_passes, refuse_other_loader
 from edgenode.mesh.running_loop import RunningLoop
 from edgenode.tasks.shared_part import Shared
 
@@ -106,13 +109,47 @@ class Mesh:
         self._model, self._kept, self._samples, self._parameters = model, kept, samples, dict(model.named_parameters())
         self._test: Callable[[], Measured] | None = None
         self._on_round = on_round
+        self._private: PrivatePasses | None = None
         self._loop: RunningLoop[Any] | None = None
         self._closed = False
         misuse.not_looped.add(id(self))
 
     # --- the loop -----------------------------------------------------------------------------------
 
-    def loop(self, loader: Iterable[B]) -> Iterator[B]:
+    def private(self, optimizer: Optimizer, loader: DataLoader[Any]) -> PrivatePasses:
+        """Make the steps of the loop differentially private, as [privacy] of run.toml says. Pass the result to `loop`.
+
+        Samples are drawn by chance, so batches differ in size: ``batch_size`` of the loader is their mean. Each call of
+        ``optimizer.step`` clips the gradient of each sample, and adds noise to their sum. A spent budget ends the body
+        of the loop, not the run. This cannot be checked, and has to be so:
+
+        - The loss is the mean over the batch of losses that each depend on one sample.
+        - Nothing but ``optimizer.step`` lets a batch change the model, its buffers or a schedule.
+        - The function of `evaluate` has other samples.
+
+        The loss that `step` is given is neither logged nor reported.
+
+        Args:
+            optimizer: has all trained parameters, and was passed to Mesh.
+            loader: a DataLoader with ``batch_size``, without a sampler.
+
+        Raises:
+            ConfigError: the guarantee would not hold, or Opacus is not installed. The text says why.
+
+        Examples:
+            >>> for images, labels in mesh.loop(mesh.private(optimizer, DataLoader(data, batch_size=128))):
+            ...     loss = functional.cross_entropy(model(images), labels)
+            ...     loss.backward()
+            ...     optimizer.step()
+            ...     optimizer.zero_grad()
+            ...     mesh.step()
+        """
+        if self._private is not None:
+            raise ConfigError("mesh.private was called already: a mesh has one loop, over one loader")
+        self._private = private_passes(self._options, self._model, self._kept, optimizer, loader, self.steps)
+        return self._private
+
+    def loop(self, loader: Iterable[B] | PrivatePasses) -> Iterator[B]:
         """The batches of this node's training, pass after pass, until the run ends.
 
         The first call joins the run, which takes as long as the other nodes need to start. After a stop or a power cut,
@@ -122,7 +159,8 @@ class Mesh:
         others evict it.
 
         Args:
-            loader: a DataLoader, or anything that can be iterated again and again.
+            loader: a DataLoader, or anything that can be iterated again and again. With [privacy], it comes from
+                `private`.
 
         Raises:
             ConfigError: the node cannot join, or the number of its samples is needed and unknown. The text says why.
@@ -137,7 +175,8 @@ class Mesh:
         broke_off = self._loop is not None and self._loop.ending.broke_off
         misuse.refuse_second_loop(self._loop is not None, self.done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
-        passes = prepared.passes_over(loader, self._samples)
+        refuse_other_loader(self._options.config.privacy.on, self._private, loader)
+        passes = loader if isinstance(loader, PrivatePasses) else prepared.passes_over(loader, self._samples)
         misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))

@@ -155,7 +155,7 @@ class MeshTrainer:
         Raises:
             EdgenodeError: the loss is not one number.
         """
-        if loss is not None:
+        if loss is not None and self._passes.noisy is None:  # it could tell of a sample
             self._losses.append(number(loss, "mesh.step: loss"))
         self._steps += 1
         self._watch.end_step()
@@ -201,6 +201,8 @@ class MeshTrainer:
         with _evaluating(self._flat.model), torch.no_grad(), random_state.preserved(self._passes.generators):
             name = getattr(test, "__name__", "the function")
             self._tested = self._evaluations.read(test(), f"mesh.evaluate: {name}")
+        if (noisy := self._passes.noisy) is not None:
+            self._tested = self._tested.with_metric("epsilon", noisy.budget.epsilon)
         return self._tested
 
     @property
@@ -240,6 +242,7 @@ class MeshTrainer:
             arrays |= pack(name, state, copy=read is None or not _changes_in_steps(kept))
         arrays |= self._flat.part.own_state()
         self._read = read or self._read
+        arrays |= {} if self._passes.noisy is None else self._passes.noisy.state()
         return arrays | pack(_POSITION, self._passes.position()) | pack(_EXTRA, self._extra)
 
     def load_local_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -254,6 +257,8 @@ class MeshTrainer:
         for name, tensor in buffers.items():
             loaded = torch.from_numpy(np.array(state[name]))
             tensor.copy_(torch.view_as_complex(loaded) if tensor.is_complex() else loaded)
+        if self._passes.noisy is not None:
+            self._passes.noisy.load_state(state)
         self._refuse_other_counts(state)
         for name, kept in self._named():
             _load(name, kept, unpack(name, state))

@@ -23,10 +23,13 @@ import torch
 
 from edgenode.errors import CheckpointError, EdgenodeError
 from edgenode.mesh import random_state
+from edgenode.tasks.noisy_steps import NoisySteps
 
 log = structlog.get_logger()
 
 B = TypeVar("B")
+
+LEFT_OUT: Any = object()  # in the place of a batch: a step that the loop does not take
 
 _LOG_SKIPPED = 100
 
@@ -40,7 +43,10 @@ class Passes(Generic[B]):
     Attributes:
         number: the number of the current pass, from 0.
         taken: batches taken from it.
+        noisy: what makes the steps private, if they are.
     """
+
+    noisy: NoisySteps | None = None
 
     def __init__(self, loader: Iterable[B], samples: int | None = None) -> None:
         self.number = self.taken = 0
@@ -120,6 +126,12 @@ class Passes(Generic[B]):
                     f"the checkpoint is at batch {self.taken} of a pass, but this loader has only {skipped}: "
                     "resume with the same data, or start with fresh=True"
                 ) from None
+
+    def end_step(self) -> None:
+        """The step of a batch is over. Raises EdgenodeError if there was none, and there must be one."""
+
+    def end(self) -> None:
+        """The loop has ended."""
 
     # --- the position -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from edgenode.mesh import misuse
 from edgenode.mesh.ending import Ending, sigterm_leaves
 from edgenode.mesh.loop_exit import advancing, is_left_on_purpose
 from edgenode.mesh.mesh_trainer import MeshTrainer
-from edgenode.mesh.passes import Passes
+from edgenode.mesh.passes import LEFT_OUT, Passes
 from edgenode.mesh.simulated_node import node_of
 from edgenode.node.node_options import NodeOptions
 
@@ -56,8 +56,12 @@ class RunningLoop(Generic[B]):
                 self._last_step_in = self.passes.number  # the pass of the checkpoint
                 for batch in self.passes.batches() if not self.done else ():
                     misuse.refuse_pass_without_step(self.passes.number - self._last_step_in)
-                    self._may_step, advanced_by = True, advancing(sys._getframe(1))
-                    yield batch
+                    self._may_step = True
+                    if batch is LEFT_OUT:
+                        self.step(None)
+                    else:
+                        advanced_by = advancing(sys._getframe(1))
+                        yield batch
                     if self.done:
                         break
             except GeneratorExit:
@@ -71,10 +75,12 @@ class RunningLoop(Generic[B]):
                 raise
             finally:
                 self.done = True
+                self.passes.end()
 
     def step(self, loss: Tensor | float | None) -> None:
         """Note a step, as `Mesh.step` does."""
         misuse.refuse_wrong_step(self.done, threading.get_ident() == self._thread, self._may_step)
+        self.passes.end_step()
         self._may_step, self._last_step_in = False, self.passes.number
         if self._stops_run:
             self._node.stop_run()  # an evicted node has a new process

@@ -748,8 +748,3 @@ def test_public_names_are_few_and_lazy() -> None:
     assert all(hasattr(edgenode, name) for name in edgenode.__all__)
     with pytest.raises(AttributeError, match="no attribute 'mash'"):
         _ = edgenode.mash  # type: ignore[attr-defined]
-
-
-def test_privacy_is_for_tasks(make_mesh: MakeMesh) -> None:
-    with pytest.raises(ConfigError, match=r"\[privacy\] needs a task: the steps of a loop of your own are not"):
-        make_mesh(*parts(), settings={"privacy.epsilon": 3.0})
