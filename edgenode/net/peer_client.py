@@ -30,7 +30,7 @@ from edgenode.net.link_meter import LinkMeter
 from edgenode.net.link_watch import LinkWatch
 from edgenode.net.peer_calls import reach
 from edgenode.net.proto import peer_pb2
-from edgenode.net.push_wire import PushWriter
+from edgenode.net.push_wire import DONE, PushWriter
 from edgenode.net.relay_client import Relay, Way, way_by
 from edgenode.net.retry import PATIENT_CONNECT_S, Backoff, Outage, stay_connected
 from edgenode.net.rpc import broken, channel, parsed, side_by_side
@@ -333,6 +333,7 @@ class PeerLink:
                     self._meter.sent(len(frame) + _GRPC_PREFIX_BYTES)
                     await stream.write(frame)
             if self._is_done():
+                await stream.write(DONE)
                 await stream.done_writing()
                 return
             self._wake.clear()

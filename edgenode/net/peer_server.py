@@ -28,7 +28,7 @@ from edgenode.net.front import peer_of
 from edgenode.net.limited_log import address_of, limited
 from edgenode.net.model_sender import Model, ModelSender
 from edgenode.net.proto import common_pb2, peer_pb2, peer_pb2_grpc
-from edgenode.net.push_wire import PushReader, may_have_records
+from edgenode.net.push_wire import DONE, PushReader, may_have_records
 from edgenode.net.rpc import parsed, refuse, reject
 from edgenode.net.text_wire import reason_from_wire
 from edgenode.net.tls import key_of_caller, node_of_caller, require_name
@@ -141,6 +141,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         self._deliver: Callable[[Message, Callable[[], None]], None]
         self._max_payload_bytes, self._window = 0, 1
         self._streams: dict[str, _Stream] = {}
+        self._unfinished: set[str] = set()
         self._known_to: dict[str, str] = {}  # with the company that the node got as an answer
         self._met = asyncio.Event()
         self._mismatches: asyncio.Queue[EdgenodeError] = asyncio.Queue(1)  # the first one decides
@@ -179,13 +180,19 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
 
     def answer(self, sender: str, ack: Ack) -> None:
         """Answer a push. A sender without a stream repeats the push later, and gets the answer then."""
+        if ack.verdict is not Verdict.ERROR:
+            self._unfinished.add(sender)
         if (stream := self._streams.get(sender)) is not None:
             stream.answers.put(ack)
 
     @property
-    def connected(self) -> int:
-        """The number of in-neighbours with a stream."""
-        return len(self._streams)
+    def unfinished(self) -> int:
+        """The number of in-neighbours that may still repeat a push: they have not said that they have all answers."""
+        return len(self._unfinished)
+
+    def gone(self, sender: str) -> None:
+        """An in-neighbour is no member any more, or has ended. It needs no answers."""
+        self._unfinished.discard(sender)
 
     def senders(self) -> dict[str, str]:
         """The in-neighbours with a stream, and host:port of the other end of its connection."""
@@ -269,7 +276,7 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
             await reject(context, exc)
 
     async def Push(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it."""
+        """One in-neighbour's stream: pushes in, answers out, in any order. The sender ends it, when it is done."""
         sender, stream = "", None
         try:
             async with asyncio.timeout(None) as silence:
@@ -308,7 +315,9 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         """Deliver pushes. While a window of them waits, HTTP/2 holds the sender up."""
         reader = PushReader(sender, self._max_payload_bytes)
         async for frame in requests:
-            if message := await parsed(reader.feed, frame, may_have_records(frame)):
+            if frame == DONE:
+                self._unfinished.discard(sender.node)
+            elif message := await parsed(reader.feed, frame, may_have_records(frame)):
                 await stream.slots.acquire()
                 stream.answers.hold = len(message.payload) < _HOLD_BELOW
                 self._deliver(message, stream.slots.release)

@@ -20,6 +20,7 @@ from edgenode.errors import RemoteProtocolError
 from edgenode.net.proto import peer_pb2
 from edgenode.net.wire import BEGUN_ROUNDS, CHUNK_BYTES, Identity, records_from_wire, records_to_wire
 
+DONE = b"\x20\x01"  # the last frame of a stream
 _HEADER, _CHUNK = b"\x12", b"\x1a"  # the tags of PushRequest's fields 2 and 3
 _DIGEST_BYTES = 32
 _MOST_PARTS = 1 << 16  # of a weight

@@ -172,9 +172,9 @@ class NodeRunner:
                 actions = await self._handle(await self._mailbox.get())
 
     async def _answer_repeats(self) -> None:
-        """Stay until the in-neighbours have the answers to their pushes. All pushes of this node are answered."""
+        """Stay until the in-neighbours have all answers. A push whose answer was lost comes again."""
         deadline = time.monotonic() + _LINGER_S
-        while self._server.connected and time.monotonic() < deadline:
+        while self._server.unfinished and time.monotonic() < deadline:
             await self.answer()
             await asyncio.sleep(0.01)
 
@@ -191,8 +191,8 @@ class NodeRunner:
                 self.replica.stats.count(received_bytes=len(event.message.payload))
             elif isinstance(event, Halt):
                 self.progress.halt_ordered(event)
-            elif isinstance(event, Ended) and self._peers is not None:
-                self._peers.drop(event.node)
+            elif isinstance(event, Ended):
+                self._gone(event.node)
         # a model that is exported is read in the worker, so the node must not change until then
         if self._model_server.exporting == 0 and all(map(self.replica.is_quick, events)):
             handled = self.replica.handle_all(events)
@@ -274,7 +274,7 @@ class NodeRunner:
                     self._link.report(report)
             case PlanChanged(record):
                 for evicted, _ in record.evictions:
-                    self._peers.drop(evicted)
+                    self._gone(evicted)
                 self._server.identity.security.revoke(record.revoked)
                 self.progress.plan_changed(record)
             case Finish():
@@ -283,6 +283,11 @@ class NodeRunner:
                 raise error
             case _:
                 assert_never(action)
+
+    def _gone(self, peer: str) -> None:
+        self._server.gone(peer)
+        if self._peers is not None:
+            self._peers.drop(peer)
 
     def _accuse(self, accusation: Accusation, is_counted: bool = False) -> None:
         if not is_counted and not self.replica.alarms.note(accusation):

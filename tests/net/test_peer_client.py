@@ -135,7 +135,7 @@ async def test_unanswered_pushes_are_repeated_in_order_after_a_restart() -> None
             async with receiver.up():
                 await until(lambda: len(answered) == 7)
                 link.close()
-                await until(lambda: receiver.server.connected == 0)
+                await until(lambda: not receiver.server.senders())
     assert receiver.rounds == [*range(6), 0, 2, 3, 5, 6]
     assert [(a.ack.round, a.ack.verdict) for a in answered[2:]] == [(r, Verdict.SEEN) for r in (0, 2, 3, 5)] + [
         (6, Verdict.OK)
@@ -149,14 +149,14 @@ async def test_receiver_that_restarts_repeatedly_misses_no_push() -> None:
     async with a_link(target) as (link, answered):
         for start in range(0, 30, 10):
             async with receiver.up():
-                await until(lambda: receiver.server.connected == 1)
+                await until(lambda: bool(receiver.server.senders()))
                 for t in range(start, start + 10):
                     link.push(a_message(t, bytes(1000)))
                     await asyncio.sleep(0)
         async with receiver.up():
             await until(lambda: {a.ack.round for a in answered} == set(range(30)))
             link.close()
-            await until(lambda: receiver.server.connected == 0)
+            await until(lambda: not receiver.server.senders())
     firsts = list(dict.fromkeys(receiver.rounds))
     assert firsts == list(range(30))
 
@@ -198,7 +198,7 @@ async def test_closing_waits_for_the_last_answer() -> None:
         receiver.answer(0)
         await asyncio.wait_for(closing, SOON_S)
         assert [a.ack.round for a in answered] == [0]
-        await until(lambda: receiver.server.connected == 0)
+        await until(lambda: not receiver.server.senders())
 
 
 async def test_closing_repeats_unanswered_pushes_after_a_restart() -> None:
@@ -216,6 +216,35 @@ async def test_closing_repeats_unanswered_pushes_after_a_restart() -> None:
             await asyncio.wait_for(closing, SOON_S)
     assert receiver.rounds == [0, 0]
     assert [a.ack.verdict for a in answered] == [Verdict.SEEN]
+
+
+async def test_receiver_knows_whether_the_sender_has_all_answers() -> None:
+    """A stream that ends takes answers with it, and nobody can tell how many."""
+    receiver = Receiver(answers=False)
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        await until(lambda: bool(receiver.took))
+        assert receiver.server.unfinished == 0
+        stream = receiver.server._streams["n0"]
+        stream.replaced.set()  # as if it was cut, before the answer
+        stream.answers.put = lambda ack: None  # type: ignore[method-assign]
+        receiver.answer(0)
+        receiver.answers = True
+        await until(lambda: receiver.rounds == [0, 0])
+        assert receiver.server.unfinished == 1
+        link.close()
+        await until(lambda: receiver.server.unfinished == 0)
+        assert [a.ack.verdict for a in answered] == [Verdict.SEEN]
+
+
+async def test_receiver_expects_nothing_of_a_sender_that_is_gone() -> None:
+    receiver = Receiver()
+    async with receiver.up() as target, a_link(target) as (link, answered):
+        link.push(a_message(0))
+        await until(lambda: bool(answered))
+        assert receiver.server.unfinished == 1
+        receiver.server.gone("n0")
+        assert receiver.server.unfinished == 0
 
 
 async def test_closing_ignores_a_receiver_that_owes_no_answer() -> None:
@@ -257,7 +286,7 @@ async def test_abandoned_link_ends_its_stream() -> None:
         links.push("n1", a_message(0))
         await until(lambda: bool(receiver.took))
         links.abandon()
-        await until(lambda: receiver.server.connected == 0)
+        await until(lambda: not receiver.server.senders())
 
 
 # --- peers of other runs, and faulty ones

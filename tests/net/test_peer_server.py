@@ -34,7 +34,7 @@ async def test_stream_waits_until_the_receiver_opens() -> None:
     async with receiver.up() as target, a_link(target) as (link, answered):
         link.push(a_message(0))
         await asyncio.sleep(0.1)
-        assert (receiver.took, receiver.server.connected) == ([], 0)
+        assert (receiver.took, receiver.server.senders()) == ([], {})
         receiver.open()
         await until(lambda: bool(answered))
     assert receiver.rounds == [0]
@@ -238,7 +238,7 @@ async def test_newer_stream_of_a_name_ends_the_older_one() -> None:
                 await asyncio.wait_for(older.read(), SOON_S)
             receiver.answer(0)
             await until(lambda: bool(answered))
-        assert receiver.server.connected <= 1
+        assert len(receiver.server.senders()) <= 1
 
 
 async def test_stream_without_a_greeting_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

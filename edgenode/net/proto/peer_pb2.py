@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edgenode.net.proto import common_pb2 as edgenode_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65\x64genode/v1/peer.proto\x12\x0b\x65\x64genode.v1\x1a\x18\x65\x64genode/v1/common.proto\"I\n\x11\x46\x65tchModelRequest\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\x0b\n\x03own\x18\x02 \x01(\t\"#\n\x12\x46\x65tchModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"E\n\x0bMeetRequest\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\r\n\x05\x61\x62ort\x18\x02 \x01(\t\"\x90\x01\n\x0cMeetResponse\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12!\n\x05saved\x18\x02 \x01(\x0b\x32\x12.edgenode.v1.Saved\x12#\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x15.edgenode.v1.DataSize\x12\x0f\n\x07\x63ompany\x18\x04 \x01(\t\"k\n\x0bPushRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\'\n\x06header\x18\x02 \x01(\x0b\x32\x17.edgenode.v1.PushHeader\x12\r\n\x05\x63hunk\x18\x03 \x01(\x0c\"\x8c\x02\n\nPushHeader\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x14\n\x0cweight_parts\x18\x04 \x01(\r\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\r\n\x01u\x18\x06 \x03(\x01\x42\x02\x10\x00\x12\x0f\n\x07records\x18\x07 \x03(\x0c\x12\x15\n\rpayload_bytes\x18\x08 \x01(\x04\x12>\n\x0c\x62\x65gun_rounds\x18\t \x03(\x0b\x32(.edgenode.v1.PushHeader.BegunRoundsEntry\x1a\x32\n\x10\x42\x65gunRoundsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x12:\x02\x38\x01\"Z\n\x0cPushResponse\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.edgenode.v1.Answer\"n\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.edgenode.v1.Verdict\x12\r\n\x05knows\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0f\n\x07records\x18\x05 \x03(\x0c*j\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x10\n\x0cVERDICT_SEEN\x10\x02\x12\x11\n\rVERDICT_STALE\x10\x03\x12\x11\n\rVERDICT_ERROR\x10\x04\x32\xdc\x01\n\x0bPeerService\x12;\n\x04Meet\x12\x18.edgenode.v1.MeetRequest\x1a\x19.edgenode.v1.MeetResponse\x12?\n\x04Push\x12\x18.edgenode.v1.PushRequest\x1a\x19.edgenode.v1.PushResponse(\x01\x30\x01\x12O\n\nFetchModel\x12\x1e.edgenode.v1.FetchModelRequest\x1a\x1f.edgenode.v1.FetchModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65\x64genode/v1/peer.proto\x12\x0b\x65\x64genode.v1\x1a\x18\x65\x64genode/v1/common.proto\"I\n\x11\x46\x65tchModelRequest\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\x0b\n\x03own\x18\x02 \x01(\t\"#\n\x12\x46\x65tchModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"E\n\x0bMeetRequest\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\r\n\x05\x61\x62ort\x18\x02 \x01(\t\"\x90\x01\n\x0cMeetResponse\x12\'\n\x08identity\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12!\n\x05saved\x18\x02 \x01(\x0b\x32\x12.edgenode.v1.Saved\x12#\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x15.edgenode.v1.DataSize\x12\x0f\n\x07\x63ompany\x18\x04 \x01(\t\"y\n\x0bPushRequest\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12\'\n\x06header\x18\x02 \x01(\x0b\x32\x17.edgenode.v1.PushHeader\x12\r\n\x05\x63hunk\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\"\x8c\x02\n\nPushHeader\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x14\n\x0cweight_parts\x18\x04 \x01(\r\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\r\n\x01u\x18\x06 \x03(\x01\x42\x02\x10\x00\x12\x0f\n\x07records\x18\x07 \x03(\x0c\x12\x15\n\rpayload_bytes\x18\x08 \x01(\x04\x12>\n\x0c\x62\x65gun_rounds\x18\t \x03(\x0b\x32(.edgenode.v1.PushHeader.BegunRoundsEntry\x1a\x32\n\x10\x42\x65gunRoundsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x12:\x02\x38\x01\"Z\n\x0cPushResponse\x12$\n\x05hello\x18\x01 \x01(\x0b\x32\x15.edgenode.v1.Identity\x12$\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x13.edgenode.v1.Answer\"n\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.edgenode.v1.Verdict\x12\r\n\x05knows\x18\x03 \x01(\x04\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0f\n\x07records\x18\x05 \x03(\x0c*j\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x10\n\x0cVERDICT_SEEN\x10\x02\x12\x11\n\rVERDICT_STALE\x10\x03\x12\x11\n\rVERDICT_ERROR\x10\x04\x32\xdc\x01\n\x0bPeerService\x12;\n\x04Meet\x12\x18.edgenode.v1.MeetRequest\x1a\x19.edgenode.v1.MeetResponse\x12?\n\x04Push\x12\x18.edgenode.v1.PushRequest\x1a\x19.edgenode.v1.PushResponse(\x01\x30\x01\x12O\n\nFetchModel\x12\x1e.edgenode.v1.FetchModelRequest\x1a\x1f.edgenode.v1.FetchModelResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUSHHEADER_BEGUNROUNDSENTRY']._serialized_options = b'8\001'
   _globals['_PUSHHEADER'].fields_by_name['u']._loaded_options = None
   _globals['_PUSHHEADER'].fields_by_name['u']._serialized_options = b'\020\000'
-  _globals['_VERDICT']._serialized_start=979
-  _globals['_VERDICT']._serialized_end=1085
+  _globals['_VERDICT']._serialized_start=993
+  _globals['_VERDICT']._serialized_end=1099
   _globals['_FETCHMODELREQUEST']._serialized_start=65
   _globals['_FETCHMODELREQUEST']._serialized_end=138
   _globals['_FETCHMODELRESPONSE']._serialized_start=140
@@ -47,15 +47,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEETRESPONSE']._serialized_start=249
   _globals['_MEETRESPONSE']._serialized_end=393
   _globals['_PUSHREQUEST']._serialized_start=395
-  _globals['_PUSHREQUEST']._serialized_end=502
-  _globals['_PUSHHEADER']._serialized_start=505
-  _globals['_PUSHHEADER']._serialized_end=773
-  _globals['_PUSHHEADER_BEGUNROUNDSENTRY']._serialized_start=723
-  _globals['_PUSHHEADER_BEGUNROUNDSENTRY']._serialized_end=773
-  _globals['_PUSHRESPONSE']._serialized_start=775
-  _globals['_PUSHRESPONSE']._serialized_end=865
-  _globals['_ANSWER']._serialized_start=867
-  _globals['_ANSWER']._serialized_end=977
-  _globals['_PEERSERVICE']._serialized_start=1088
-  _globals['_PEERSERVICE']._serialized_end=1308
+  _globals['_PUSHREQUEST']._serialized_end=516
+  _globals['_PUSHHEADER']._serialized_start=519
+  _globals['_PUSHHEADER']._serialized_end=787
+  _globals['_PUSHHEADER_BEGUNROUNDSENTRY']._serialized_start=737
+  _globals['_PUSHHEADER_BEGUNROUNDSENTRY']._serialized_end=787
+  _globals['_PUSHRESPONSE']._serialized_start=789
+  _globals['_PUSHRESPONSE']._serialized_end=879
+  _globals['_ANSWER']._serialized_start=881
+  _globals['_ANSWER']._serialized_end=991
+  _globals['_PEERSERVICE']._serialized_start=1102
+  _globals['_PEERSERVICE']._serialized_end=1322
 # @@protoc_insertion_point(module_scope)
