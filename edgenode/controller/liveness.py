@@ -20,7 +20,9 @@ not, the run stands, and a node has to go.
 Reports can be lies, so no report of one member evicts another:
 
 1. A node counts as slow only while at least half of the others wait. A slow node delays all, and a lie delays nobody.
-2. A link stops the run if its sender reports it and its receiver waits for it. A node is evicted if such links to or
+2. On a busy machine all wait at times, and one who lies would choose whom to blame. So two must be behind a slow node:
+   they wait for it, or one does and the other waits for that one. In a run of fewer than four, one is enough.
+3. A link stops the run if its sender reports it and its receiver waits for it. A node is evicted if such links to or
    from two other nodes do not work. So is a receiver that the controller does not reach either. Of one sender and one
    receiver that the controller reaches, either may lie, and both stay.
 """
@@ -92,19 +94,29 @@ def suspects(
 
 
 def holding_up(reports: Mapping[str, LastReport]) -> dict[str, tuple[str, ...]]:
-    """The nodes that wait for no node, each with the nodes that wait for it now.
+    """The nodes that wait for no node, each with the nodes that wait for it now: rule 2 of reports.
 
     A node may claim to wait. It counts nevertheless if two other nodes, and half of them, wait for it alone.
     """
     waiting = {n: r.waiting_for for n, r in reports.items() if r.waiting_for and r.age_s < _FRESH_S and not r.ended}
-    waited_for = {peer for peers in waiting.values() for peer in peers}
+    waiters = defaultdict[str, set[str]](set)
+    for n, peers in waiting.items():
+        for peer in peers:
+            waiters[peer].add(n)
+    enough = 2 if sum(not r.ended for r in reports.values()) >= 4 else 1
     alone = Counter(peers[0] for n, peers in waiting.items() if len(peers) == 1 and peers[0] != n)
     most = {n for n, count in alone.items() if count >= 2 and 2 * count >= len(reports) - 1}
     return {
-        n: tuple(sorted(other for other, peers in waiting.items() if n in peers))
-        for n in sorted(waited_for)
-        if n in reports and (n not in waiting or n in most) and not reports[n].ended
+        n: tuple(sorted(waiters[n]))
+        for n in sorted(waiters.keys() & reports.keys())
+        if (n not in waiting or n in most) and not reports[n].ended and _behind(n, waiters) >= enough
     }
+
+
+def _behind(node: str, waiters: Mapping[str, set[str]]) -> int:
+    """The number of other nodes that wait for a node. If there is one only, also of those that wait for that one."""
+    first = waiters[node] - {node}
+    return len(first if len(first) > 1 else first.union(*(waiters.get(n, set()) for n in first)) - {node})
 
 
 def are_delayed(reports: Mapping[str, LastReport]) -> bool:

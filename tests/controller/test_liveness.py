@@ -82,6 +82,16 @@ def test_node_holds_up_others_if_it_waits_for_no_node() -> None:
     assert holding_up(ring) == {"n0": ("n1", "n3")}
 
 
+def test_node_holds_nobody_up_on_the_word_of_one() -> None:
+    """On a busy machine another honest node waits at almost any time, but for no single one."""
+    liar, free = LastReport(0.1, ("n0", "n1", "n2"), 1e6), LastReport(0.1)
+    assert holding_up({"n0": free, "n1": LastReport(0.1, ("n2",)), "n2": free, "n3": liar}) == {"n2": ("n1", "n3")}
+    assert holding_up({"n0": free, "n1": free, "n2": free, "n3": liar}) == {}
+    assert holding_up({"n0": free, "n1": free, "n3": liar}) == {"n0": ("n3",), "n1": ("n3",)}
+    ring = {"n0": free, "n1": LastReport(0.1, ("n0",)), "n2": LastReport(0.1, ("n1",)), "n3": free}
+    assert holding_up(ring) == {"n0": ("n1",)}
+
+
 def test_waiting_ended_and_unknown_nodes_hold_up_no_node() -> None:
     assert holding_up({"n0": LastReport(0.1, ("n1",)), "n1": LastReport(0.1, ("n0",))}) == {}
     assert holding_up({"n0": LastReport(0.1, ("n1", "n9")), "n1": LastReport(0.1, ended=True)}) == {}
