@@ -143,8 +143,8 @@ def extend(rounds: int | None, add: int | None, where: Where) -> None:
 @click.command()
 @click.argument("node", callback=as_name)
 @click.option("--force", is_flag=True,
-              help="Evict even if less than half of the members, or fewer than run.min_nodes, remain, or if "
-                   "diloco waits for NODE.")  # fmt: skip
+              help="Evict even if less than half of the members, or fewer than run.min_nodes, remain, or if none "
+                   "of them is connected.")  # fmt: skip
 @yes_option
 @cluster_options
 def evict(node: str, force: bool, yes: bool, where: Where) -> None:

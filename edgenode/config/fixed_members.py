@@ -31,12 +31,12 @@ def check_fixed_members(run: RunSection, algorithm: str, apart: int) -> None:
         apart: the number of rounds by which nodes can be apart.
 
     Raises:
-        ConfigError: a member would be evicted, or the members might have no checkpoint in common.
+        ConfigError: a member that answers would be evicted, or the members might have no checkpoint in common.
     """
     for key, value in (("on_poison", run.on_poison), ("straggler", run.straggler)):
         if value in ("evict", "drop"):
             raise ConfigError(
-                f'run.{key} = "{value}": the members of a run of {algorithm} are fixed, so none is evicted'
+                f'run.{key} = "{value}": the members of a run of {algorithm} are fixed, so none that answers is evicted'
             )
     if run.checkpoint_every < apart:
         raise ConfigError(

@@ -90,7 +90,7 @@ class FailureDetector:
     def _suspects(self) -> list[str]:
         running = sum(not member.status.state.ended for member in self._nodes.members(self._cluster.state.plan))
         limit_s = self._config.run.evict_after_s
-        return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.evictions.awaited)
+        return suspects(self._nodes.last_reports(), running, limit_s, self._cluster.awaited)
 
     async def _answers(self, name: str) -> bool:
         """Return whether the last known process of a node answers at its address. Another process does not count."""

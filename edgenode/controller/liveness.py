@@ -8,7 +8,8 @@ A node may be dead if it is silent and other nodes wait for it. One of the two i
    silent node, and evicts it only if it does not answer.
 4. A node that ended is silent for good. Only a node that still lacks its answer needs it, and no other one does. So one
    stuck node is enough.
-5. A fence stops every member. So a silent node whose answer the fence lacks needs no stuck node at all.
+5. A fence stops every member, and so does a restart of all. So a silent node whose answer the fence lacks, or that has
+   not come back, needs no stuck node at all.
 
 A slow node is alive. It holds others up if they wait for it and it waits for no node itself. What it claims does not
 count if most others wait for it alone. It counts as slow if it does so more than half of the time, by a moving average
@@ -84,7 +85,7 @@ def suspects(
         reports: the last report of each node.
         members: the number of members that have not ended.
         limit_s: a node is silent if its last report is at least this old. A node is stuck if it has waited half of it.
-        awaited: nodes whose answer a fence lacks.
+        awaited: nodes whose answer or return all others wait for.
     """
     stuck = {n for n, r in reports.items() if r.waiting_for and r.waiting_s >= limit_s / 2 and r.age_s < limit_s}
     silent = [n for n, r in reports.items() if r.age_s >= limit_s]

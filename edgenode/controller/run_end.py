@@ -43,8 +43,10 @@ async def until_over(cluster: Cluster, nodes: NodeRegistry, abandoned_s: float) 
         if plan is None:
             continue
         members, membership = nodes.members(plan), cluster.state.membership
-        ended = len(members) >= len(plan.latest.names) and all(member.status.state.ended for member in members)
-        if ended and not membership.out:  # else all have ended to resume with other members
+        if membership.out:  # members that have ended are about to resume without it
+            since = None
+            continue
+        if len(members) >= len(plan.latest.names) and all(member.status.state.ended for member in members):
             return
         abandoned = nodes.is_abandoned(plan, membership.present)
         since = (since or time.monotonic()) if abandoned else None

@@ -145,7 +145,7 @@ def test_sparta_averages_the_entries_of_the_round_alone() -> None:
 def test_sparta_refuses_members_and_graphs_that_change() -> None:
     with pytest.raises(GraphError, match=r"sparta cannot use a, b: it assumes the same neighbours"):
         spec_of(name="sparta", graph="a,b")
-    with pytest.raises(ConfigError, match=r"the members of a run of sparta are fixed, so none is evicted"):
+    with pytest.raises(ConfigError, match=r"the members of a run of sparta are fixed, so none that answers is evicted"):
         factory.check_networked(load(None, {"algorithm.name": "sparta", "run.straggler": "drop"}, {}), controller=True)
 
 

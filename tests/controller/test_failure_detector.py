@@ -18,22 +18,28 @@ from edgenode.controller.liveness import Straggling
 from edgenode.controller.registry import NodeRegistry
 from edgenode.controller.standby import NO_LINKS, TOO_SLOW, Probation
 from edgenode.core.protocol.controller.cluster import Cluster, RunSpec
-from edgenode.core.protocol.events import UNREQUESTED, Evict, Pause, Reported, Send
+from edgenode.core.protocol.events import UNREQUESTED, Disconnected, Evict, Pause, Reported, Send
 from edgenode.core.protocol.orders import BlockedLink, Fence, FenceAnswer, Join, Leadership, Progress
 from edgenode.core.protocol.status import NodeState, NodeStatus
 from edgenode.core.topology.graph import GraphSpec
 from edgenode.core.topology.period import DataSize
+from edgenode.core.topology.requirements import Requirements
 from edgenode.core.topology.schedule import ScheduleSpec
 from edgenode.net.wire import Identity
 from tests.net.peer_ends import until
 
 NODES = ("n0", "n1", "n2")
+ANY_MEMBERS = Requirements()
+EXCHANGES = Requirements("diloco", fixed=True, spans_period=True, admits=True)
 
 
-def a_detector(straggler: str = "wait") -> tuple[FailureDetector, Cluster, NodeRegistry, list[Evict]]:
+def a_detector(
+    straggler: str = "wait", requirements: Requirements = ANY_MEMBERS
+) -> tuple[FailureDetector, Cluster, NodeRegistry, list[Evict]]:
     """Three members. None answers at its address."""
     config: Config = load(None, {"run.evict_after_s": 0.2, "run.straggler": straggler}, {})
-    cluster = Cluster(RunSpec("home", 3, "run", ScheduleSpec((GraphSpec("a"),)), rounds=99), Leadership(0))
+    schedule = ScheduleSpec((GraphSpec("complete"),))
+    cluster = Cluster(RunSpec("home", 3, "run", schedule, rounds=99, requirements=requirements), Leadership(0))
     nodes, evicted = NodeRegistry(), list[Evict]()
     for node in NODES:
         cluster.handle(Reported(node, Join("127.0.0.1:1", "run", DataSize(1, 1), process="p")))
@@ -71,6 +77,18 @@ def silence(nodes: NodeRegistry, state: NodeState) -> None:
 async def test_silent_node_that_fails_a_probe_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
     failure_detector, _, nodes, evicted = a_detector()
     silence(nodes, NodeState.RUNNING)
+    await watch(failure_detector, monkeypatch, evicted)
+    assert evicted[:1] == [Evict(UNREQUESTED, "n2")]
+
+
+async def test_silent_member_that_restarted_ones_wait_for_is_evicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure_detector, cluster, _, evicted = a_detector(requirements=EXCHANGES)
+    assert cluster.state.plan is not None
+    for node in ("n0", "n1"):  # n0 comes back first, so n1 is ordered to restart
+        saved, plan = frozenset({40}), cluster.state.plan
+        cluster.handle(Disconnected(node))
+        cluster.handle(Reported(node, Join("127.0.0.1:1", "run", DataSize(1, 1), saved, plan, process="q")))
+    cluster.handle(Disconnected("n2"))
     await watch(failure_detector, monkeypatch, evicted)
     assert evicted[:1] == [Evict(UNREQUESTED, "n2")]
 

@@ -1,4 +1,4 @@
-"""Nodes come to a run of DiLoCo that is under way, and come back to it without their state."""
+"""Nodes come to a run of DiLoCo that is under way, die in it, and come back to it, with or without their state."""
 
 from __future__ import annotations
 
@@ -71,6 +71,29 @@ def test_member_that_lost_its_state_comes_back(fleet: Fleet) -> None:
     begun = [begins(node) for node in nodes]
     assert begun[0] == begun[2] == begun[3] and begun[0][1] >= 20
     assert begun[1][0] > begun[0][1]
+
+
+@pytest.mark.slow
+def test_others_go_on_without_a_member_that_dies_and_it_comes_back(fleet: Fleet) -> None:
+    """Nobody types anything. The run has no end, so that no start is too slow for it."""
+    fleet.configure({**RUN, "run.nodes": 3, "run.rounds": 1_000_000, "run.evict_after_s": 3})
+    controller, nodes = fleet.controller(), fleet.nodes(3)
+    saves(fleet, "node-1", 30)
+    nodes[1].kill()
+    others = [nodes[0], nodes[2]]
+    for node in others:
+        node.logs("resuming from a checkpoint .*node-1 was evicted")
+        until(lambda node=node: len(begins(node)) == 2, "the others go on")
+    resumed = begins(nodes[0])[1]
+    assert begins(nodes[2])[1] == resumed >= 20
+    controller.logs("node does not answer .*node=node-1")
+    saves(fleet, "node-0", resumed + 20)
+    nodes[1] = fleet.node("node-1")
+    until(lambda: begins(nodes[1]), lambda: f"node-1 takes part again\n{fleet.report()}")
+    assert begins(nodes[1])[0] > resumed
+    fleet.stop([*nodes, controller])
+    found = models(fleet, ["node-0", "node-1", "node-2"])
+    assert found == [found[0]] * 3
 
 
 @pytest.mark.slow

@@ -88,8 +88,8 @@ def test_a_killed_node_returns_and_the_run_ends_well(fleet: Fleet, plain: float)
 def test_a_launch_of_diloco_resumes_with_all_when_a_node_returns(fleet: Fleet) -> None:
     """Its members are fixed. All go back to a checkpoint, and end with one model, that of an undisturbed launch."""
     settings = {
-        "run.rounds": 120, "run.checkpoint_every": 10, "algorithm.name": "diloco", "algorithm.compressor": "identity",
-        "algorithm.values": "fitted2", "topology.graphs": "doubling",
+        "run.rounds": 120, "run.checkpoint_every": 10, "run.evict_after_s": 300, "algorithm.name": "diloco",
+        "algorithm.compressor": "identity", "algorithm.values": "fitted2", "topology.graphs": "doubling",
     }  # fmt: skip
     options = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     launched(fleet, "diloco", *options).exits(0)

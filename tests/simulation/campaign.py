@@ -68,7 +68,7 @@ def _needed_again(stuck: ClusterSim) -> frozenset[str]:
 
 def _why_stuck(stuck: ClusterSim) -> str:
     """Why a run must not continue. Empty if it could."""
-    if any("stays: without" in line for line in stuck.transcript.lines):
+    if any("stays: without" in line for line in stuck.transcript.lines) and not _enough_are_left(stuck):
         return "too few members were left"
     if stuck.cluster and stuck.cluster.state.missing and len(stuck.alive) < stuck.run_spec.nodes:
         return "an initial member never came"
@@ -101,6 +101,15 @@ def _why_stuck(stuck: ClusterSim) -> str:
         return "all members died and were given up"
     never_back = stuck.cluster is not None and bool(stuck.cluster.state.waits_for - stuck.alive)
     return "all members died, one permanently" if never_back and not stuck.nodes else ""
+
+
+def _enough_are_left(stuck: ClusterSim) -> bool:
+    """Whether enough members of a run of exchanges live for the others to be evicted."""
+    cluster = stuck.cluster
+    if cluster is None or cluster.state.plan is None or not cluster.state.run_spec.requirements.admits:
+        return False
+    names = set(cluster.state.plan.latest.names)
+    return 2 * len((names & stuck.alive) - cluster.state.membership.out) > len(names)
 
 
 def _all_given_up(stuck: ClusterSim) -> bool:

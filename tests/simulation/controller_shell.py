@@ -54,6 +54,7 @@ class ControllerShell:
     Attributes:
         nodes: assigned once, right after both are made.
         requests: what operators requested, and the replies.
+        to_give_up: the members whose eviction was requested, in a run of exchanges.
     """
 
     nodes: Nodes
@@ -62,6 +63,7 @@ class ControllerShell:
         self._state = state
         self._host = ControllerHost(state.run_spec, state.scenario.disk_lost)
         self.requests = RequestRecord(state.happened)
+        self.to_give_up: set[str] = set()
         self._offers = 0
 
     @property
@@ -85,6 +87,8 @@ class ControllerShell:
         """Handle an event, and perform the actions, unless the controller crashes in between."""
         if self.cluster is None:
             return
+        if isinstance(event, Evict) and self._state.run_spec.requirements.admits:
+            self.to_give_up.add(event.node)
         try:
             actions = self.cluster.handle(event)
         except RemoteProtocolError:
@@ -105,6 +109,9 @@ class ControllerShell:
             case StepDown(reason):
                 raise LocalProtocolError(f"the controller stepped down: {reason}")
             case Send(name, Refuse()):
+                node = self._state.nodes.get(name)
+                if self._state.run_spec.requirements.admits and node and name not in self.to_give_up:
+                    self._state.invariants.refused(name, node.state.plan)
                 self.nodes.end(name)
                 self.watch(name)  # if a member lied, it may be one without knowing it
             case Send(name, order):
@@ -170,8 +177,14 @@ class ControllerShell:
         over = (state.nodes or state.exited) and state.all_finished
         if not silent or state.processes.last(name) != process or over:
             return
+        before = self._given_up
         self.handle(Evict(UNREQUESTED, name))
+        state.happened["silent member given up"] += name in self._given_up - before
         self._watch(name, process)
+
+    @property
+    def _given_up(self) -> frozenset[str]:
+        return frozenset(self.cluster.state.membership.given_up) if self.cluster else frozenset()
 
     # --- crashes ------------------------------------------------------------------------------------
 

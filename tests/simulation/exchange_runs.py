@@ -50,6 +50,8 @@ def build_run_with_exchanges(seed: int) -> ClusterSim:
     until = rounds * 0.12
     crash_s = rng.uniform(0.3, until) if rng.random() < 0.3 else None
     disturbances = _disturbances(rng, names, rounds, until)
+    if seed % 2:  # the failure detector is alone
+        disturbances = tuple((when, what) for when, what in disturbances if not isinstance(what, GiveUp))
     disk_lost = rng.random() < 0.3
     if rng.random() < 0.15:  # the controller forgets that it gave up a member, which hears of it last
         name, when = rng.choice(names), rng.uniform(0.2, until)

@@ -62,6 +62,7 @@ class Invariants:
         self._adopted: set[str] = set()  # digests of the records that any process has adopted
         self._began: dict[tuple[int, Process], Mass] = {}  # what each process had when an allreduce began in a round
         self._root = ""  # digest of the first record since all members resumed; empty if they never did
+        self._roots: set[str] = set()  # this one, and those before
 
     def joined(self, name: str, plan: Plan, t: int, learner: TrackedLearner) -> None:
         """A process becomes a member."""
@@ -72,16 +73,24 @@ class Invariants:
         require(name in self._liars or not forged, f"{name} was given a forged record")
 
     def resumed(self, plan: Plan, t: int) -> bool:
-        """A process resumes after all were down. True for the first one: the accounting begins again in that round."""
-        first = plan.records[0].digest != self._root
+        """A process resumes after all were down. True for the first one: the accounting begins again in that round.
+
+        One that was suspended meanwhile may do so when the others have resumed from another record since.
+        """
+        first = plan.records[0].digest not in self._roots
         if first:
             self._root = plan.records[0].digest
+            self._roots.add(self._root)
             self._accounting = MassAccounting(0 * self._accounting.expected)
             self._exchanges.resumed(plan, t)
             self.graphs = {r: g for r, g in self.graphs.items() if r < t}
             self._trains = {r: trains for r, trains in self._trains.items() if r < t}
             self._digests = {}
         return first
+
+    def refused(self, name: str, plan: Plan) -> None:
+        """A member of a run of exchanges is turned away, which nobody gave up: the others have resumed without it."""
+        require(self._is_abandoned(plan), f"{name} is turned away from the run that it is in")
 
     def trained(self, name: str, plan: Plan, t: int, gained: Mass) -> None:
         """A process took a local step, which adds mass."""

@@ -60,7 +60,7 @@ from tests.simulation.exchange_learner import ExchangeLearner
 from tests.simulation.invariants import require
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.push_channel import PushChannel
-from tests.simulation.scenario import Freeze, GiveUp, Kill, LoseState, ProcessFault, Start
+from tests.simulation.scenario import Freeze, Kill, LoseState, ProcessFault, Start
 from tests.simulation.signer import CONTROLLER_SIGNER
 from tests.simulation.sim_state import SimState
 
@@ -481,8 +481,9 @@ class NodeShells:
             state.learners[name] = state.learners[name].unpacked(initial)
 
     def _takes_part(self, name: str, node: Node) -> bool:
-        """Whether a member is in its rounds, and neither evicted nor given up by an operator."""
+        """Whether a member is in its rounds, and neither evicted nor given up."""
         disturbances = [disturbance for _, disturbance in self._state.scenario.disturbances]
-        forced = any((isinstance(d, Evict) and d.force and d.node == name) or d == GiveUp(name) for d in disturbances)
+        forced = any(isinstance(d, Evict) and d.force and d.node == name for d in disturbances)
+        forced = forced or name in self._controller.to_give_up
         evicted = self._controller.has_evicted(name, node.state.plan.at(node.state.round).incarnations.get(name, 0))
         return node.state.round < node.state.end and not forced and not evicted

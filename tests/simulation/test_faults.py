@@ -110,6 +110,7 @@ def test_exchanges_go_on_as_members_die_for_good_and_others_join(seeds: range) -
         "exchange",
         "first exchange without a member",
         "give up",
+        "silent member given up",
         "losestate",
         "restarted with another member",
         "joined",

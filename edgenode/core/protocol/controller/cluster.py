@@ -128,6 +128,11 @@ class Cluster:
         """The changes that are not part of the plan yet."""
         return self._changes.pending(self.evictions.evicted)
 
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The members whose answer to a fence, or whose return, all others wait for."""
+        return self.evictions.awaited | self._fixed.awaited
+
     # --- events -------------------------------------------------------------------------------------
 
     def handle(self, event: ClusterEvent) -> list[ClusterAction]:

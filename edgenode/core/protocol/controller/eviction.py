@@ -125,6 +125,22 @@ class Ballot:
         return max([*mixed, plan.processes.joined(evicted, member.incarnation) - 1])
 
 
+def is_blind(state: ClusterState) -> bool:
+    """Return whether a controller that lost its disk may not know of all members, as it lacks reports of some."""
+    # precaution: a recovering controller that has not heard everyone needs a majority
+    return state.recover and not state.membership.has_reports_of_all(state.known_plan)
+
+
+def are_few(state: ClusterState, left: int) -> bool:
+    """Return whether so few members would be left that only an operator may evict more.
+
+    There is one controller, so half of the members is enough. But a blind one may be the second to choose a half: it
+    needs more than half.
+    """
+    gone = len(state.known_plan.latest.names) - left
+    return left < state.run_spec.min_nodes or left < gone + is_blind(state)
+
+
 class Evictions:
     """The fence that is up, if one is, and how it ends.
 
@@ -154,17 +170,11 @@ class Evictions:
             return []
         evicted = self.evicted | {evict.node}
         left = len(set(plan.latest.names) - evicted)
-        gone = len(plan.latest.names) - left
-        # There is one controller, so half of the members is enough. But one that lost its disk may be the second to
-        # choose a half: it needs more than half, until it has a report of every member.
-        # precaution: a recovering controller that has not heard everyone needs a majority
-        blind = state.recover and not state.membership.has_reports_of_all(plan)
-        few = left < state.run_spec.min_nodes or left < gone + blind
         # A member whose key is revoked reports nothing. It may have been the survivor of an eviction that is lost.
         revoked = evict.request_id == UNREQUESTED and evict.node in state.revoked_members()
         # precaution: a recovering controller needs a majority against a revoked member, too
-        force = evict.force and not (blind and revoked)
-        if left < 1 or (few and not force):
+        force = evict.force and not (is_blind(state) and revoked)
+        if left < 1 or (are_few(state, left) and not force):
             return [Reply(evict.request_id, None, self._stays(evict.node, left))]
         request_ids = [*(self.ballot.request_ids if self.ballot else []), evict.request_id]
         return self._fence_off(evicted, request_ids)

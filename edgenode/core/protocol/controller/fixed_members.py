@@ -13,14 +13,18 @@
    are told that it has ended. It has mixed all that they pushed to it.
 6. A change of plan starts with an exchange. So a run that is stopped has one model, and one that is extended ends with
    an exchange.
-7. Between two exchanges all members have one model and one momentum. So a run of exchanges can go on without a member,
-   if an operator forces it: all restart, and the others resume together from the newest checkpoint between two
-   exchanges that all of them have. The changes of the one that is out are lost from there on, and nothing else. An
-   exchange keeps the number of its rounds (`Schedule.exchange`), so the run keeps its length. The process that is out
-   is turned away, or waits until it can join. The failure detector forces nothing: a silent member is waited for.
+7. Between two exchanges all members have one model and one momentum. So a run of exchanges can go on without a member:
+   all restart, and the others resume together from the newest checkpoint between two exchanges that all of them have.
+   The changes of the one that is out are lost from there on, and nothing else. An exchange keeps the number of its
+   rounds (`Schedule.exchange`), so the run keeps its length. The process that is out is turned away, or waits until it
+   can join. It cannot go on beside the others: an exchange needs messages of all its members, and when the others
+   resume, none of them is in a round of before. If it is alive, it ends at most the exchange in flight.
 8. So a run of exchanges also admits nodes when an exchange begins, by a record. The exchange waits for them. A member
-   that comes back without its state restarts the others, which resume without it, and joins. A node that has not begun
-   has nothing that others need, so the failure detector may evict it.
+   that comes back without its state restarts the others, which resume without it, and joins.
+9. If nodes can join, the failure detector may evict a silent member. If it is back before the others resume, it resumes
+   with them. Later it joins. As in other runs, at least half of the members must be left. And others must wait for it:
+   one that is in a round, or all that were ordered to restart. If all members went down together, all are waited for.
+   An operator can force less.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ from collections.abc import Callable, Iterable
 
 from edgenode.core.algorithm.masked_sum import FEWEST
 from edgenode.core.protocol.controller.cluster_state import ClusterState
-from edgenode.core.protocol.events import ClusterAction, Evict, Reply, Send
+from edgenode.core.protocol.controller.eviction import are_few
+from edgenode.core.protocol.events import UNREQUESTED, ClusterAction, Evict, Reply, Send
 from edgenode.core.protocol.orders import Ended, FenceAnswer, Join, Restart
 from edgenode.core.protocol.plan.plan import Plan
 
@@ -47,22 +52,29 @@ class FixedMembers:
         self._let_go: dict[str, Join] = {}  # the link on which it was told that all have ended
         self._requests: dict[str, list[int]] = {}  # the ids of the requests to go on without a member
         self._written_off: set[str] = set()  # members that were evicted when all others had ended
+        self._gathers = ""  # digest of the first record of the run whose members were ordered to restart
 
     def evict(self, evict: Evict) -> list[ClusterAction]:
-        """Go on without a member, if that is possible and forced: rule 7. If it has ended, let others end: rule 5."""
+        """Go on without a member, if that is possible: rules 7 and 9. If it has ended, let others end: rule 5."""
         membership, names, node = self._state.membership, self._state.known_plan.latest.names, evict.node
-        if node in membership.farewells and not membership.newcomers.keys() & set(names):
+        back = membership.newcomers.keys() & set(names)
+        if node in membership.farewells and not back:
             # precaution: nobody waits for the answer of a member that has ended
             told = [Send(n, Ended(node)) for n in names if membership.takes_part(n)]
             return [*told, Reply(evict.request_id, None, self._state.why_fixed(f"{node} stays"))]
         if why := self._why_not_without(evict):
             return [Reply(evict.request_id, None, why)]
-        if not membership.given_up and membership.running(self._state.known_plan) <= {node}:
+        if not (membership.out or back) and membership.running(self._state.known_plan) <= {node}:
             membership.farewells[node] = FenceAnswer(0, 0, -1, (), self._state.known_plan.records)
             self._written_off.add(node)
             return [Reply(evict.request_id, None, self._state.why_over())]
         membership.given_up.add(node)
-        self._requests.setdefault(node, []).append(evict.request_id)
+        if evict.request_id == UNREQUESTED and not evict.force:
+            membership.silent.add(node)
+        else:
+            membership.silent.discard(node)
+        if evict.request_id != UNREQUESTED:
+            self._requests.setdefault(node, []).append(evict.request_id)
         return [] if membership.anyone_runs(self._state.known_plan) else self._resume()
 
     def _why_not_without(self, evict: Evict) -> str:
@@ -71,17 +83,29 @@ class FixedMembers:
         why = state.why_fixed(f"{evict.node} stays")
         if not state.run_spec.requirements.spans_period:
             return why
-        if not evict.force and not self._has_not_begun(evict.node):
+        if not evict.force and not state.admits:
             return f"{why}; to go on without it, add --force"
-        left = set(names) - state.membership.given_up - {evict.node}
+        left = set(names) - state.membership.out - {evict.node}
         few = f"{evict.node} stays: without it {len(left)} of {len(names)} members would be left"
         if state.run_spec.masked and len(left) < FEWEST:
             return f"{few}, and masked messages need {FEWEST}"
-        return "" if left else few
+        if not left or (are_few(state, len(left)) and not evict.force):
+            return few
+        if evict.force or evict.node in self.awaited or self._others_run(evict.node):
+            return ""
+        return f"{evict.node} stays: no other member of the run is in a round; to go on without it, add --force"
 
-    def _has_not_begun(self, node: str) -> bool:
-        """Return whether a node was admitted since all began together, and has not reported since."""
-        return node in self._state.membership.welcomed and node not in self._state.known_plan.records[0].names
+    def _others_run(self, node: str) -> bool:
+        """Return whether another member can be reached, and may still be in a round."""
+        membership = self._state.membership
+        return any(map(membership.takes_part, membership.running(self._state.known_plan) - membership.out - {node}))
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The members that must come back before those that were ordered to restart can resume. None in a pause."""
+        state = self._state
+        gathers = state.plan is not None and state.plan.records[0].digest == self._gathers
+        return state.waits_for if gathers and not state.paused else frozenset()
 
     def gather(self) -> list[ClusterAction]:
         """Return the orders that follow from the nodes that wait, and from the end of all: rules 1, 3 and 7."""
@@ -95,7 +119,7 @@ class FixedMembers:
             return [*replies, *(Send(n, _evicted([n]) if n in self._written_off else Ended(n)) for n in let_go)]
         why = f"the members of this run are fixed: {', '.join(names)}"
         refused = [] if state.admits else state.refuse_all(membership.newcomers.keys() - set(names), why)
-        out = sorted(membership.given_up & set(names))
+        out = sorted(membership.out & set(names))
         for node in [] if state.admits else out:
             why = f"{node} was evicted, and the others resume"
             refused += state.refuse_all(membership.newcomers.keys() & {node}, why)
@@ -104,6 +128,7 @@ class FixedMembers:
             return [*replies, *refused]
         # precaution: members that run restart when one of them has lost its state
         others = self._new_links(names, self._ordered)
+        self._gathers = plan.records[0].digest if others else self._gathers
         order = _evicted(out) if out else Restart(f"{', '.join(returned)} restarted, and the others do")
         return [*replies, *refused, *(Send(node, order) for node in others)]
 

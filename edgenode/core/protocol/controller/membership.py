@@ -27,8 +27,9 @@ class Membership:
         welcomed: members that have not reported since their welcome: the round to start at, and the process.
         sponsored: newcomers that were sent to a member for its model.
         held: nodes that are sent to no member for its model yet.
-        given_up: members that an operator does not wait for when all are down. A run with fixed members goes on without
-            them.
+        given_up: members that are not waited for when all are down. A run with fixed members goes on without them.
+        silent: those of them that are waited for no longer because they were silent. They count again if they are back
+            before the others resume.
         farewells: the farewells of members that have ended well, which answer any fence.
         banned: nodes that were evicted for what they pushed, and why. They may not join again.
         fixed: a run resumes with all of its members but those that are given up, or not at all.
@@ -42,6 +43,7 @@ class Membership:
     sponsored: set[str] = field(default_factory=set)
     held: frozenset[str] = frozenset()
     given_up: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
     farewells: dict[str, FenceAnswer] = field(default_factory=dict)
     banned: dict[str, str] = field(default_factory=dict)
     fixed: bool = False
@@ -49,6 +51,7 @@ class Membership:
     def begin(self, plan: Plan, start: int) -> None:
         """All members of a plan start at one round. Nothing that was reported before counts."""
         self.given_up.clear()
+        self.silent.clear()
         self.farewells.clear()
         for node in plan.latest.names:
             self.newcomers.pop(node, None)
@@ -115,7 +118,7 @@ class Membership:
     @property
     def out(self) -> frozenset[str]:
         """The members without which a run of fixed members is about to resume."""
-        return frozenset(self.given_up) if self.fixed else frozenset()
+        return frozenset(self.given_up - (self.silent & self.newcomers.keys())) if self.fixed else frozenset()
 
     def to_gather(self, plan: Plan) -> frozenset[str]:
         """The members that have to come back for that. Empty if it is not about to."""

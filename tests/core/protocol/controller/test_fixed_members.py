@@ -14,8 +14,10 @@ from edgenode.core.protocol.events import (
     Disconnected,
     Evict,
     Extend,
+    Pause,
     Reply,
     Reported,
+    Resume,
     Rotate,
     Send,
     Stop,
@@ -141,10 +143,10 @@ def test_algorithm_whose_state_depends_on_neighbours_goes_on_without_nobody() ->
     assert reply == Reply(7, None, "n1 stays: d2 needs every member of this run, and its graph")
 
 
-def a_masked_cluster(nodes: int) -> QuietCluster:
+def a_masked_cluster(nodes: int, requirements: Requirements = FIXED) -> QuietCluster:
     """A run whose messages are masked: each process comes with its key."""
     cluster = QuietCluster(
-        a_run_spec(nodes, requirements=FIXED, schedule=ScheduleSpec((GraphSpec("complete"),)), masked=True)
+        a_run_spec(nodes, requirements=requirements, schedule=ScheduleSpec((GraphSpec("complete"),)), masked=True)
     )
     for i, name in enumerate(node_names(nodes)):
         cluster.handle(join(name, process=f"{i:064x}"))
@@ -471,17 +473,6 @@ def test_newcomer_that_waits_while_all_resume_is_sent_to_a_sponsor_again() -> No
     assert cluster.state.queue == []
 
 
-def test_failure_detector_evicts_a_node_until_it_has_begun() -> None:
-    for has_begun in (False, True):
-        cluster = a_fixed_cluster(3, ADMITS)
-        joins(cluster, "n9")
-        if has_begun:
-            progress(cluster, "n9", the_plan(cluster).latest.start + 1)
-        actions = cluster.handle(Evict(UNREQUESTED, "n9"))
-        assert orders(actions, Restart) == ([] if has_begun else ["n0", "n1", "n2", "n9"])
-    assert orders(cluster.handle(Evict(UNREQUESTED, "n1")), Restart) == []
-
-
 def test_process_that_takes_the_name_of_one_that_has_not_begun_joins_again() -> None:
     cluster = a_fixed_cluster(2, ADMITS)
     assert orders(cluster.handle(join("n9", process="first")), Sponsor) == ["n9"]
@@ -506,3 +497,120 @@ def test_evicted_member_that_comes_back_joins() -> None:
         progress(cluster, name, 41)
     assert orders(restarts(cluster, "n1", "second", 40, plan=before), Sponsor) == ["n1"]
     assert orders(is_admitted(cluster, "n1"), Welcome) == ["n1"]
+
+
+# --- the failure detector -----------------------------------------------------------------------------
+
+
+def error_of(actions: list[ClusterAction]) -> str:
+    """The reason why a request is refused."""
+    (error,) = [action.error for action in actions if isinstance(action, Reply)]
+    return error
+
+
+@pytest.mark.parametrize("request_id", [UNREQUESTED, 7])
+def test_others_resume_without_a_silent_member(request_id: int) -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    cluster.handle(Disconnected("n1"))
+    assert orders(cluster.handle(Evict(request_id, "n1")), Restart) == ["n0", "n2"]
+    restarts(cluster, "n0", "second", 40, 43)
+    resumed = restarts(cluster, "n2", "second", 40, 43)
+    assert orders(resumed, Welcome) == ["n0", "n2"]
+    assert (the_plan(cluster).latest.start, the_plan(cluster).latest.names) == (40, ("n0", "n2"))
+    assert [a for a in resumed if isinstance(a, Reply)] == ([Reply(7, 40)] if request_id == 7 else [])
+
+
+@pytest.mark.parametrize(("request_id", "resumed"), [(UNREQUESTED, ["n0", "n1", "n2"]), (7, ["n0", "n2"])])
+def test_silent_member_that_is_back_in_time_resumes_with_the_others(request_id: int, resumed: list[str]) -> None:
+    """One that an operator has evicted does not."""
+    cluster = a_fixed_cluster(3, ADMITS)
+    cluster.handle(Evict(request_id, "n1"))
+    restarts(cluster, "n1", "second", 40)
+    restarts(cluster, "n0", "second", 40)
+    assert orders(restarts(cluster, "n2", "second", 40), Welcome) == resumed
+
+
+def test_silent_member_that_comes_back_and_dies_is_out_again() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    cluster.handle(Evict(UNREQUESTED, "n1"))
+    restarts(cluster, "n1", "second", 40)
+    restarts(cluster, "n0", "second", 40)
+    cluster.handle(Disconnected("n1"))
+    assert orders(restarts(cluster, "n2", "second", 40), Welcome) == ["n0", "n2"]
+
+
+def test_half_of_the_members_are_left_unless_an_operator_forces_less() -> None:
+    cluster = a_fixed_cluster(4, ADMITS)
+    for name in ("n1", "n2", "n3"):
+        cluster.handle(Disconnected(name))
+    assert orders(cluster.handle(Evict(UNREQUESTED, "n1")), Restart) == ["n0"]
+    assert cluster.handle(Evict(UNREQUESTED, "n2")) == []
+    assert error_of(cluster.handle(Evict(UNREQUESTED, "n3"))) == "n3 stays: without it 1 of 4 members would be left"
+    assert not orders(restarts(cluster, "n0", "second", 40), Welcome)
+    assert orders(cluster.handle(Evict(7, "n3", force=True)), Welcome) == ["n0"]
+
+
+def test_fewest_members_are_kept() -> None:
+    spec = a_run_spec(4, requirements=ADMITS, schedule=DOUBLING, min_nodes=3)
+    cluster = QuietCluster(spec)
+    for name in node_names(4):
+        cluster.handle(join(name))
+    for name in node_names(4):
+        progress(cluster, name, 1)
+    assert orders(cluster.handle(Evict(UNREQUESTED, "n1")), Restart) == node_names(4)
+    assert error_of(cluster.handle(Evict(UNREQUESTED, "n2"))) == "n2 stays: without it 2 of 4 members would be left"
+    masked = a_masked_cluster(3, ADMITS)
+    assert "masked messages need 3" in error_of(masked.handle(Evict(UNREQUESTED, "n1")))
+
+
+@pytest.mark.parametrize(("nodes", "evicted"), [(2, False), (3, True)])
+def test_controller_that_lost_its_disk_needs_a_majority(nodes: int, evicted: bool) -> None:
+    plan = the_plan(a_fixed_cluster(nodes, ADMITS))
+    run_spec = a_run_spec(nodes, requirements=ADMITS, schedule=DOUBLING)
+    cluster = QuietCluster(run_spec, Leadership(1), recover=True)
+    for name in node_names(nodes)[:-1]:
+        cluster.handle(reconnect(name, plan))
+        cluster.handle(Reported(name, Progress(1, plan.latest.number, plan.latest.digest)))
+    actions = cluster.handle(Evict(UNREQUESTED, f"n{nodes - 1}"))
+    assert orders(actions, Restart) == (node_names(nodes)[:-1] if evicted else [])
+
+
+def test_after_a_power_cut_all_are_waited_for() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    for name in node_names(3):
+        cluster.handle(Disconnected(name))
+    for name in ("n0", "n1"):
+        restarts(cluster, name, "second", 40)
+    assert cluster.awaited == frozenset()
+    assert error_of(cluster.handle(Evict(UNREQUESTED, "n2"))) == (
+        "n2 stays: no other member of the run is in a round; to go on without it, add --force"
+    )
+    assert orders(cluster.handle(Evict(7, "n2", force=True)), Welcome) == ["n0", "n1"]
+
+
+def test_member_that_does_not_come_back_with_the_others_is_awaited() -> None:
+    cluster = a_fixed_cluster(4, ADMITS)
+    cluster.handle(Disconnected("n2"))
+    assert orders(restarts(cluster, "n1", "second", 40), Restart) == ["n0", "n3"]
+    assert cluster.awaited == frozenset()  # the others are in their rounds
+    for name in ("n0", "n3"):
+        restarts(cluster, name, "second", 40)
+    assert cluster.awaited == {"n2"}
+    cluster.handle(Pause(1))
+    assert cluster.awaited == frozenset()
+    cluster.handle(Resume(2))
+    assert orders(cluster.handle(Evict(UNREQUESTED, "n2")), Welcome) == ["n0", "n1", "n3"]
+    assert cluster.awaited == frozenset()
+
+
+def test_members_that_ended_and_restarted_resume_without_one_that_dies_meanwhile() -> None:
+    cluster = a_fixed_cluster(3, ADMITS)
+    for name in ("n0", "n2"):
+        end(cluster, name)
+    assert error_of(cluster.handle(Evict(UNREQUESTED, "n1"))).startswith("n1 stays: no other member")
+    restarts(cluster, "n1", "second", 40)
+    restarts(cluster, "n0", "second", 40, 1000)
+    cluster.handle(Disconnected("n1"))
+    restarts(cluster, "n2", "second", 40, 1000)
+    assert orders(cluster.handle(Evict(UNREQUESTED, "n1")), Welcome) == ["n0", "n2"]
+    assert the_plan(cluster).latest.start == 1000
