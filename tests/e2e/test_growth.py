@@ -16,7 +16,7 @@ from edgenode.config.schema import Config
 from edgenode.simulate.simulation import Simulation
 from tests.e2e.fleet import Fleet, Process, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # it took 295 s on a busy machine
 
 PASS = 20  # rounds of the first pass of each node
 PHOTOS = 4 * PASS
