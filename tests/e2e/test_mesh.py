@@ -21,7 +21,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_gru"
 NODES = [f"node-{i}" for i in range(4)]
 PARTS = ("--", "--part", "{index}/{nodes}")
 
-pytestmark = [pytest.mark.slow, pytest.mark.group("digits_gru")]  # one worker makes the fixtures once
+# One worker makes the fixtures once. On a busy machine they take five minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.group("digits_gru"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
