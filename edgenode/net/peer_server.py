@@ -316,8 +316,10 @@ class PeerServer(peer_pb2_grpc.PeerServiceServicer):
         reader = PushReader(sender, self._max_payload_bytes)
         async for frame in requests:
             if frame == DONE:
+                reader.end()
                 self._unfinished.discard(sender.node)
-            elif message := await parsed(reader.feed, frame, may_have_records(frame)):
+                return
+            if message := await parsed(reader.feed, frame, may_have_records(frame)):
                 await stream.slots.acquire()
                 stream.answers.hold = len(message.payload) < _HOLD_BELOW
                 self._deliver(message, stream.slots.release)

@@ -96,6 +96,15 @@ class PushReader:
         self._missing -= len(part)
         return None if self._missing else self._complete(self._header)
 
+    def end(self) -> None:
+        """Take the last frame.
+
+        Raises:
+            RemoteProtocolError: a payload is not complete.
+        """
+        if self._header is not None:
+            raise RemoteProtocolError("unexpected frame: the end within a payload")
+
     def _complete(self, header: peer_pb2.PushHeader) -> Message:
         payload = b"".join(self._parts)
         self._header, self._parts = None, []

@@ -14,7 +14,7 @@ from edgenode.core.protocol.messages import Message
 from edgenode.errors import RemoteProtocolError
 from edgenode.names import PATTERN
 from edgenode.net.proto import peer_pb2
-from edgenode.net.push_wire import PushReader, PushWriter, may_have_records
+from edgenode.net.push_wire import DONE, PushReader, PushWriter, may_have_records
 from edgenode.net.wire import CHUNK_BYTES, Identity
 from tests.net.test_wire import a_plan
 
@@ -181,6 +181,17 @@ def test_random_bytes_are_a_message_or_refused(data: bytes) -> None:
     reader = PushReader(SENDER, max_payload_bytes=10)
     with suppress(RemoteProtocolError):
         reader.feed(data)
+
+
+def test_the_end_comes_after_whole_pushes_only() -> None:
+    assert peer_pb2.PushRequest(done=True).SerializeToString() == DONE
+    reader = PushReader(SENDER, 4_000_000)
+    first, *others = frames(a_message(bytes(CHUNK_BYTES + 1)))
+    reader.feed(first)
+    with pytest.raises(RemoteProtocolError, match="the end within a payload"):
+        reader.end()
+    assert [reader.feed(frame) is not None for frame in others] == [True]
+    reader.end()
 
 
 def test_a_header_within_a_payload_is_refused() -> None:
