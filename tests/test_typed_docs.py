@@ -19,9 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.group("typed code"), pytest.mark.tim
 ROOT = Path(__file__).parents[1]
 # torchvision and PEFT have no types, and torch leaves Tensor.backward without.
 UNTYPED = ("import-untyped", 'untyped function "backward"')
-# What the text around a fragment assumes, by page and number.
-ASSUMED = {
-    "your-own-loop.md": """
+LOOP = """
 from typing import Any
 import torch
 from torch import nn
@@ -35,7 +33,11 @@ def validation_loss() -> float: return 1.0
 def train_on(batch: Any) -> float: return 1.0
 import edgenode
 mesh = edgenode.Mesh(model, "run.toml", optimizer, scheduler)
-""",
+"""
+# What the text around a fragment assumes, by page and number.
+ASSUMED = {
+    "privacy.md": LOOP,
+    "your-own-loop.md": LOOP,
     "integrations.md": """
 from typing import Any
 from lightning.pytorch import LightningModule

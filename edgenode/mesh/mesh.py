@@ -16,6 +16,7 @@ from edgenode.errors import ConfigError, described
 from edgenode.mesh import mesh_options, misuse, prepared
 from edgenode.mesh.ending import settle_all
 from edgenode.mesh.mesh_trainer import Measured, MeshTrainer, OnRound, Stateful
+from edgenode.mesh.passes import Passes
 from edgenode.mesh.private_loop import PrivatePasses, private_passes, refuse_other_loader
 from edgenode.mesh.running_loop import RunningLoop
 from edgenode.tasks.shared_part import Shared
@@ -149,7 +150,7 @@ class Mesh:
         self._private = private_passes(self._options, self._model, self._kept, optimizer, loader, self.steps)
         return self._private
 
-    def loop(self, loader: Iterable[B] | PrivatePasses) -> Iterator[B]:
+    def loop(self, loader: Iterable[B] | Passes[B]) -> Iterator[B]:
         """The batches of this node's training, pass after pass, until the run ends.
 
         The first call joins the run, which takes as long as the other nodes need to start. After a stop or a power cut,
@@ -176,7 +177,7 @@ class Mesh:
         misuse.refuse_second_loop(self._loop is not None, self.done, broke_off)
         misuse.refuse_replaced_parameters(self._parameters, self._model)
         refuse_other_loader(self._options.config.privacy.on, self._private, loader)
-        passes = loader if isinstance(loader, PrivatePasses) else prepared.passes_over(loader, self._samples)
+        passes = loader if isinstance(loader, Passes) else prepared.passes_over(loader, self._samples)
         misuse.refuse_unknown_samples(self._options.config.task.objective, passes.samples)
         mesh_options.log_as_the_daemon_does()
         misuse.not_looped.discard(id(self))
