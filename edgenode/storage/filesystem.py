@@ -103,8 +103,10 @@ def write_atomically(path: Path, text: str, disk: Disk = REAL_DISK) -> None:
 
 def put_in_place(scratch: Path, path: Path, disk: Disk = REAL_DISK) -> None:
     """Flush a file and rename it. The new name is on the medium when this returns."""
+    # precaution: a file is flushed before it is renamed into place
     disk.flush(scratch)
     disk.rename(scratch, path)
+    # precaution: the folder of a renamed file is flushed
     disk.flush(path.parent)
 
 

@@ -21,8 +21,11 @@ ORDERS = (1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.5, 4, 4.5, *range(5, 64), 64
 """The orders of the Rényi divergences. The best one counts: more of them would give a slightly smaller epsilon."""
 
 _MOST_NOISE = 1e4
-_RESERVATIONS = 100  # of a whole budget: so often its count is written, and so much of it a crash may cost
 _UNLIMITED = 1 << 62
+RESERVATIONS = 100
+"""So often the count of a whole budget is written, and so much of it a crash may cost. Without a limit, it is the
+number of steps that are counted ahead.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +169,9 @@ class Budget:
         """
         if not self.left:
             return False
+        # precaution: a noisy step is counted before it is taken
         if self._taken == self._reserved:
-            ahead = max(1, self._most // _RESERVATIONS) if self._limit is not None else _RESERVATIONS
+            ahead = max(1, self._most // RESERVATIONS) if self._limit is not None else RESERVATIONS
             self._write(min(self._most, self._taken + ahead))
         self._taken += 1
         return True

@@ -191,6 +191,7 @@ class ClusterSim:
             ends = {state.finished[n].round for n in of_chain} | {nodes[n].state.end for n in of_chain}
             require(len(ends) <= 1, f"the nodes ended in rounds {sorted(ends)}")
         state.invariants.check_end(frozenset(nodes))
+        state.ledgers.check_end()
         if not state.happened["controller lost its disk"]:
             self._controller.requests.check_end(self.cluster)
 

@@ -10,7 +10,8 @@ members besides, for a while or for ever, also with these two. With ``--lost-dis
 which the controller crashes and the next one recovers the run from the nodes: one in eleven. With ``--leave``, only
 those in which a member asks to leave: one in eight. With ``--fixed``, members are fixed, also with ``--links``. With
 ``--exchanges``, they die for good or lose their state, and others join.
-`invariants`, `mass_accounting` and `request_record` state what must hold. A failure prints the command that replays it.
+`invariants`, `mass_accounting`, `request_record` and `host_ledgers` state what must hold. A failure prints the command
+that replays it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ KINDS = (
     "reordered",
     "kill",
     "power cut",
+    "died while it counted a step",
     "torn checkpoint rejected",
     "freeze",
     "start",

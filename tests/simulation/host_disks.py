@@ -44,11 +44,15 @@ class HostDisks:
         self._history = 0  # one more whenever all members resume
         self._resumed_from: dict[int, tuple[int, int]] = {}  # history -> (round, history) that it resumed from
 
-    def begin_save(self, host: str, save: Save, learner: TrackedLearner) -> None:
-        """A process begins to write a checkpoint. Until the save is finished, it may die half-way."""
+    def begin_save(self, host: str, save: Save, learner: TrackedLearner, steps: Arrays) -> None:
+        """A process begins to write a checkpoint. Until the save is finished, it may die half-way.
+
+        Args:
+            steps: what the host's ledger packed.
+        """
         first, before = self._resumed_from.get(self._history, (-1, 0))
         history = before if save.round == first else self._history  # the round that all resumed from is of both
-        local = {**learner.pack(save.state), _HISTORY: np.array([history])}
+        local = {**learner.pack(save.state), **steps, _HISTORY: np.array([history])}
         self._saving[host].append(Checkpoint(save.round, _NO_STATE, save.plan, local, {}))
 
     def finish_save(self, host: str) -> None:

@@ -192,6 +192,9 @@ _OVERLAP_TO_LAST_PHASE = "faults", "--overlap", "--last-phase", "--seeds"
 MUTANTS = (
     _mutant("a checkpoint's files are flushed before it is renamed into place", delete, *_POWER, "0..400"),
     _mutant("the folder of a renamed checkpoint is flushed", delete, *_POWER, "0..400"),
+    _mutant("a file is flushed before it is renamed into place", delete, *_POWER, "0..100"),
+    _mutant("the folder of a renamed file is flushed", delete, *_POWER, "0..100"),
+    _mutant("a noisy step is counted before it is taken", delete, *_POWER, "0..100"),
     _mutant("a plan is persisted before anyone is welcomed to it", _rewrite(ast.List, _not_persisted)),
     _mutant("a controller starts in a higher term", _rewrite(ast.BinOp, _same_term)),
     _mutant("a fenced node begins no round", without_operand(0), *_SEEDS, "74..1000"),

@@ -148,7 +148,7 @@ class NodeShells:
             case Mixed():
                 self.report_progress(name)
             case Save():
-                state.disks.begin_save(name, action, state.learners[name])
+                state.disks.begin_save(name, action, state.learners[name], state.ledgers.pack(name))
                 state.processes.after(state.rng.uniform(*scenario.sync_s), name, state.disks.finish_save, name)
             case Finish():
                 state.finished[name] = action
@@ -175,6 +175,7 @@ class NodeShells:
 
     def _train(self, name: str, t: int, z: Any) -> None:
         state = self._state
+        state.ledgers.take(name)
         local_update = self._local_update(name, t, z)
         state.invariants.trained(name, state.nodes[name].state.plan, t, state.learners[name].gains(local_update))
         self._handle(name, Trained(t, local_update))
@@ -216,6 +217,7 @@ class NodeShells:
         """A process ends, with its links and everything that it was about to do."""
         state, links = self._state, self._state.links
         state.disks.interrupt(name, power)
+        state.ledgers.interrupt(name, power)
         state.processes.end(name)
         state.nodes.pop(name, None)
         self._fetched.pop(name, None)
@@ -261,6 +263,7 @@ class NodeShells:
                 self.end(name, power)
                 if isinstance(fault, LoseState):
                     state.disks.wipe(name)
+                    state.ledgers.wipe(name)
                 if back_s is not None:
                     state.queue.after(back_s, self.fault, Start(name))
             case Freeze(_, for_s):
@@ -474,6 +477,7 @@ class NodeShells:
             state.disks.begin_history()
             self.pushes.drop_all()
         if state.disks.has(name, t):
+            state.ledgers.resume(name, state.disks.load(name, t))
             state.learners[name] = state.disks.resume(name, t, state.learners[name])
         else:
             # one that joined starts again as all others do

@@ -15,6 +15,7 @@ from tests.simulation.blocked_links import BlockedLinks
 from tests.simulation.control_links import ControlLinks
 from tests.simulation.event_queue import EventQueue, Processes
 from tests.simulation.host_disks import HostDisks
+from tests.simulation.host_ledgers import HostLedgers
 from tests.simulation.invariants import Invariants
 from tests.simulation.learners import TrackedLearner
 from tests.simulation.liars import Liars
@@ -52,6 +53,7 @@ class SimState:
         self.blocked = BlockedLinks(self.queue, run_spec, self.happened)
         self.links = ControlLinks(self.queue, self.processes, self.network)
         self.disks = HostDisks(run_spec.run_digest, self.rng, self.happened)
+        self.ledgers = HostLedgers(scenario.seed, self.happened)
         self.liars = Liars(scenario.seed, scenario.liars)
         zero = 0 * next(iter(learners.values())).mass()
         self.invariants = Invariants(zero, scenario.window, self.happened, self.liars, run_spec.lag)
