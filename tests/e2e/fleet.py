@@ -66,19 +66,13 @@ class Digits(ImageTask):
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> Any:
-    """Poll until the condition is truthy, and return its value. `what` names it in the error.
-
-    A condition that runs a command takes a processor from those that it waits for. So it rests as long as it runs.
-    """
+    """Poll until the condition is truthy, and return its value. `what` names it in the error."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        began = time.monotonic()
-        if value := condition():
-            return value
-        now = time.monotonic()
-        if now > deadline:
+    while not (value := condition()):
+        if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
-        time.sleep(max(_POLL_S, now - began))
+        time.sleep(_POLL_S)
+    return value
 
 
 def descendants(pid: int) -> set[int]:

@@ -12,7 +12,7 @@ from edgenode.security.authority import Authority
 from edgenode.security.subject import Subject
 from tests.e2e.fleet import Fleet, Process, until
 
-AT_ONCE_S = 3.0
+AT_ONCE_S = 1.0
 
 
 def again(fleet: Fleet, name: str, *arguments: str) -> Process:

@@ -31,7 +31,7 @@ def test_floods_slow_no_run_and_no_command(fleet: Fleet) -> None:
         for name, arguments in LOUD.items():
             with run.attacked_by(PACKETS, *arguments):
                 moments[name] = during = run.measure(20)
-            assert during.rate > 0.75 * before.rate, f"{name}: {before}, {during}"  # other tests run beside it
+            assert during.rate >= 0.9 * before.rate, f"{name}: {before}, {during}"
             assert during.failures == 0, f"{name}: {during}"
             assert during.status_s < 1.5 * before.status_s + 1, f"{name}: {before}, {during}"
         print(table(moments))

@@ -17,7 +17,7 @@ from edgenode_lab.privacy.shadows import MOMENTS, Cell, Seen
 
 _FALSE_POSITIVES = (0.01, 0.001)
 _DELTA = PrivacySection().delta
-_HEAD = ("Algorithm", "Graph", "Skew", "Test accuracy", "Who sees it", "Attack", "1 % false", "0.1 % false")
+_HEAD = ("Algorithm", "Graph", "Skew", "Test accuracy", "Sent, kB", "Who sees it", "Attack", "1 % false", "0.1 % false")
 _FIRST_HEAD = (
     "Algorithm", "Batch", "Digits", "Identified from the first layer", "Identified by optimisation", "Best correlation",
     "Classes right", "Without message",
@@ -43,6 +43,7 @@ def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...
     """Attack the runs of a cell for each holder, and yield the rows of the table."""
     members = np.array([seen.members for seen in runs])
     accuracy = f"{np.mean([seen.accuracy for seen in runs]):.1%}"
+    sent = f"{np.mean([seen.sent for seen in runs]) / 1000:,.1f}"
     final = np.array([seen.final for seen in runs])[:, :, None]
     copies = np.array([seen.copies for seen in runs])
     reports = np.array([seen.reports for seen in runs])
@@ -57,7 +58,7 @@ def membership_rows(cell: Cell, runs: Sequence[Seen]) -> Iterator[tuple[str, ...
     }
     for (holder, attack), scores in seen_by.items():
         found = [_shown(true_positives(scores, members, share)) + _at_most(cell, share) for share in _FALSE_POSITIVES]
-        yield (*cell.labels, accuracy, holder, attack, *found)
+        yield (*cell.labels, accuracy, sent, holder, attack, *found)
 
 
 def first_round_row(cell: Cell, result: FirstRound) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ The share of training samples that are found when 1 % and 0.1 % of the others ar
 95 % interval (Clopper-Pearson, as if all samples and runs were independent). An attack at chance finds 1.0 and 0.1. The
 final model is that of the node that has the sample. The neighbour keeps a copy of that node's model, and looks at it
 {MOMENTS} times. "At most" is what epsilon permits any attack on the node that has the sample. A private node reports no
-loss.
+loss. "Sent" is what each node sends in a run.
 
 {_table(_HEAD, tables.membership)}
 ## First push

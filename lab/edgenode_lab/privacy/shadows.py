@@ -85,6 +85,7 @@ class Seen:
         first: what the neighbour believes that the first round changed in each node's model, [nodes, size].
         initial: the initial model, [size].
         accuracy: the mean test accuracy of the nodes.
+        sent: the payload bytes that a node sent, as the mean over the nodes.
     """
 
     members: NDArray[np.bool_]
@@ -94,6 +95,7 @@ class Seen:
     first: NDArray[np.float32]
     initial: NDArray[np.float32]
     accuracy: NDArray[np.float64]
+    sent: NDArray[np.float64]
 
 
 def play(cell: Cell, draw: int, overrides: Mapping[str, object], folder: Path) -> Seen:
@@ -143,6 +145,7 @@ def _play(config: Config, pool: victims.Pool, draw: int, averages: bool = False)
         first=np.array([transcript.first[name] for name in names]),
         initial=initial,
         accuracy=np.array(result["mean_test_accuracy"]),
+        sent=np.mean([node["payload_bytes"] for node in result["nodes"]]),
     )
 
 

@@ -141,12 +141,14 @@ def report_of(chosen: Cell) -> list[tuple[str, ...]]:
         members = pool.members(draw)
         told = members[:, None].astype(np.float64)
         accuracy = np.array(0.5)
-        runs.append(Seen(members, told, np.repeat(told, 2, axis=1), members.astype(float), empty, empty[0], accuracy))
+        final, sent = members.astype(float), np.array(2000.0)
+        runs.append(Seen(members, told, np.repeat(told, 2, axis=1), final, empty, empty[0], accuracy, sent))
     return list(report.membership_rows(chosen, runs))
 
 
 def test_rows_of_private_runs_say_what_epsilon_permits() -> None:
     row, *_ = report_of(cell("D-PSGD, epsilon 1"))
+    assert row[3:5] == ("50.0%", "2.0")  # accuracy, and kB
     assert row[-2].startswith("100.0") and row[-2].endswith(", at most 2.7")  # e * 1 % and delta
     assert row[-1].endswith(", at most 0.3")
     assert report_of(cell("D-PSGD, epsilon 8"))[0][-2].endswith(", at most 100.0")
