@@ -66,13 +66,19 @@ class Digits(ImageTask):
 
 
 def until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = DEADLINE_S) -> Any:
-    """Poll until the condition is truthy, and return its value. `what` names it in the error."""
+    """Poll until the condition is truthy, and return its value. `what` names it in the error.
+
+    A condition that runs a command takes a processor from those that it waits for. So it rests as long as it runs.
+    """
     deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
-        time.sleep(_POLL_S)
-    return value
+        time.sleep(max(_POLL_S, now - began))
 
 
 def descendants(pid: int) -> set[int]:
