@@ -29,8 +29,8 @@ class BlockedLinks:
     def __init__(self, queue: EventQueue, run_spec: RunSpec, happened: Counter[str]) -> None:
         self._queue, self._run_spec, self._happened = queue, run_spec, happened
         self._blocks: dict[Link, tuple[BlockLink, float]] = {}  # with the time of the beginning
-        self._left_out: frozenset[Link] = frozenset()
-        self._number = -1  # of the newest record
+        self._left_out: dict[str, frozenset[Link]] = {}  # digest of a record -> the links that it does without
+        self._newest = -1, ""  # number and digest of a record
 
     def begin(self, block: BlockLink) -> bool:
         """Block a link. False if it is blocked already."""
@@ -82,15 +82,17 @@ class BlockedLinks:
         Raises:
             LocalProtocolError: it takes back a link that never works again.
         """
-        latest = persist.plan.latest
-        if 0 < latest.number <= self._number:
-            return  # known, or what a member still knew of which the controller had lost the newest records
-        before = self._left_out if latest.number else frozenset()  # a run that begins knows of no link
-        self._number = latest.number
-        self._left_out = frozenset(latest.schedule.without)
-        self._happened["link left out"] += len(self._left_out - before)
-        self._happened["link taken back"] += len(before - self._left_out)
-        for link in before - self._left_out:
+        latest, (number, newest) = persist.plan.latest, self._newest
+        if latest.digest in self._left_out:
+            return  # known
+        # A record that begins a chain follows the newest one, if no controller has lost that. The first follows none.
+        parent = latest.parent or (newest if latest.number > number else "")
+        before = self._left_out.get(parent, frozenset()) if latest.number else frozenset()
+        without = self._left_out[latest.digest] = frozenset(latest.schedule.without)
+        self._newest = max(self._newest, (latest.number, latest.digest))
+        self._happened["link left out"] += len(without - before)
+        self._happened["link taken back"] += len(before - without)
+        for link in before - without:
             block, since = self._blocks.get(link, (None, 0.0))
             known = block is not None and block.for_s is None and self._queue.now >= since + NOTICE_S
             if known and set(link) <= set(latest.names) and persist.requested is not None:
